@@ -1,0 +1,251 @@
+//! Bodies to bytes and back: the only place that does either.
+//!
+//! A body is one MessagePack map, written with the names of its fields and in rmp-serde's human-readable mode. In its
+//! default mode a UUID is 16 raw bytes, so a job that came in as JSON would not fit its own typed worker; in this mode a
+//! body means the same as its JSON, whoever wrote it. Foreign bytes are bounded before they are believed: 1 MiB, 64
+//! levels, a map on the outside, nothing behind it.
+
+use rmp_serde::{Deserializer, Serializer};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::Value;
+
+use crate::{Invalid, Json, Message};
+
+/// The longest body and the longest output, in bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// The deepest nesting of a body: arrays and maps, the outer map included. What is deeper overflows a thread's stack in
+/// a reader that recurses, and takes the process with it.
+pub const MAX_DEPTH: usize = 64;
+
+/// Why bytes are not a body of the kind that they claim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// There are no bytes.
+    #[error("the body is empty: send a map, `{{}}` at least")]
+    Empty,
+    /// More than [`MAX_BYTES`].
+    #[error("the body has {bytes} bytes; at most {MAX_BYTES} are taken")]
+    TooLarge {
+        /// How many there are.
+        bytes: usize,
+    },
+    /// More than [`MAX_DEPTH`].
+    #[error("the body is nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+    /// An array, a number or text on the outside.
+    #[error("the body must be a map of fields")]
+    NotAMap,
+    /// Not the format that it claims to be.
+    #[error("{detail} (at byte {offset})")]
+    Malformed {
+        /// Where reading stopped, in bytes.
+        offset: usize,
+        /// What was wrong there.
+        detail: String,
+    },
+    /// Well formed, but not a body of this kind.
+    #[error("the body does not fit its kind")]
+    Unfit(#[source] Invalid),
+    /// A layout that this build does not read.
+    #[error("version {version} of the layout is not known; this build reads up to {reads}")]
+    UnknownVersion {
+        /// What the body claims.
+        version: u16,
+        /// What this build writes.
+        reads: u16,
+    },
+}
+
+/// Why a value has no bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// More than [`MAX_BYTES`].
+    #[error("it takes {bytes} bytes encoded; at most {MAX_BYTES} are kept")]
+    TooLarge {
+        /// How many there are.
+        bytes: usize,
+    },
+    /// A type that MessagePack has no form for.
+    #[error("it cannot be encoded")]
+    Unsupported(#[source] rmp_serde::encode::Error),
+}
+
+/// Encodes a body or an output.
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::with_capacity(256);
+    value
+        .serialize(&mut Serializer::new(&mut bytes).with_struct_map().with_human_readable())
+        .map_err(EncodeError::Unsupported)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(EncodeError::TooLarge { bytes: bytes.len() });
+    }
+    Ok(bytes)
+}
+
+/// Decodes a body that was written with layout `version`, through [`Message::upcast`] when that is an older one. Does
+/// not run [`Message::validate`]: what was once accepted is still a job when the rules have become stricter.
+pub fn decode<M: Message>(version: u16, body: &[u8]) -> Result<M, DecodeError> {
+    check_size(body)?;
+    if !matches!(body[0], 0x80..=0x8f | 0xde | 0xdf) {
+        return Err(DecodeError::NotAMap);
+    }
+    if version == M::VERSION {
+        return read(body);
+    }
+    if version > M::VERSION {
+        return Err(DecodeError::UnknownVersion { version, reads: M::VERSION });
+    }
+    let Json(old) = read(body)?;
+    let new = M::upcast(version, old)?;
+    serde_path_to_error::deserialize(&new).map_err(|error| unfit(&error))
+}
+
+/// Decodes today's layout from JSON text, the way in from HTTP.
+pub fn from_json<M: Message>(text: &[u8]) -> Result<M, DecodeError> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    check_size(text)?;
+    if json_is_too_deep(text) {
+        return Err(DecodeError::TooDeep);
+    }
+    // A derived struct also takes an array of its fields in order; a body does not.
+    if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        return Err(DecodeError::NotAMap);
+    }
+    serde_json::from_slice(text).map_err(|error| {
+        if error.is_data() {
+            // Only a reader that keeps the path can say where; it costs too much to be the one that always runs.
+            let mut reader = serde_json::Deserializer::from_slice(text);
+            match serde_path_to_error::deserialize::<_, M>(&mut reader) {
+                Err(error) => unfit(&error),
+                Ok(_) => DecodeError::Unfit(Invalid::from_serde(String::new(), &error)),
+            }
+        } else {
+            DecodeError::Malformed { offset: offset_of(text, error.line(), error.column()), detail: error.to_string() }
+        }
+    })
+}
+
+/// An encoded body or output as a JSON value, for people and for HTTP.
+pub fn to_json(bytes: &[u8]) -> Result<Value, DecodeError> {
+    check_size(bytes)?;
+    read::<Json>(bytes).map(|Json(value)| value)
+}
+
+/// Whether bytes are one MessagePack map within the limits, whatever is in it.
+pub fn check(body: &[u8]) -> Result<(), DecodeError> {
+    check_size(body)?;
+    if !matches!(body[0], 0x80..=0x8f | 0xde | 0xdf) {
+        return Err(DecodeError::NotAMap);
+    }
+    scan(body)
+}
+
+fn check_size(bytes: &[u8]) -> Result<(), DecodeError> {
+    match bytes.len() {
+        0 => Err(DecodeError::Empty),
+        len if len > MAX_BYTES => Err(DecodeError::TooLarge { bytes: len }),
+        _ => Ok(()),
+    }
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut reader = Deserializer::new(bytes).with_human_readable();
+    reader.set_max_depth(MAX_DEPTH);
+    let value = T::deserialize(&mut reader);
+    let left = reader.get_ref().len();
+    match value {
+        Ok(value) if left == 0 => Ok(value),
+        Ok(_) => Err(trailing(bytes, left)),
+        // Bytes that are no MessagePack at all are another matter than a map that does not fit, and only a second
+        // reader, which wants nothing of them, can tell.
+        Err(_) => {
+            scan(bytes)?;
+            let mut reader = Deserializer::new(bytes).with_human_readable();
+            reader.set_max_depth(MAX_DEPTH);
+            match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+                Err(error) => Err(unfit(&error)),
+                Ok(value) => Ok(value),
+            }
+        }
+    }
+}
+
+fn scan(bytes: &[u8]) -> Result<(), DecodeError> {
+    let mut reader = Deserializer::new(bytes).with_human_readable();
+    reader.set_max_depth(MAX_DEPTH);
+    let scanned = serde::Deserialize::deserialize(&mut reader).map(|IgnoredAny| ());
+    let left = reader.get_ref().len();
+    match scanned {
+        Ok(()) if left == 0 => Ok(()),
+        Ok(()) => Err(trailing(bytes, left)),
+        Err(rmp_serde::decode::Error::DepthLimitExceeded) => Err(DecodeError::TooDeep),
+        Err(error) => {
+            Err(DecodeError::Malformed { offset: bytes.len() - left, detail: format!("not MessagePack: {error}") })
+        }
+    }
+}
+
+fn trailing(bytes: &[u8], left: usize) -> DecodeError {
+    DecodeError::Malformed { offset: bytes.len() - left, detail: format!("{left} more bytes follow the body") }
+}
+
+fn unfit<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> DecodeError {
+    use serde_path_to_error::Segment;
+
+    let mut pointer = String::new();
+    for segment in error.path() {
+        pointer.push('/');
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&index.to_string()),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+            }
+            Segment::Unknown => pointer.push('?'),
+        }
+    }
+    // The path of a missing field ends at the map that lacks it.
+    let text = error.inner().to_string();
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        pointer.push('/');
+        pointer.push_str(name);
+    }
+    DecodeError::Unfit(Invalid::from_serde(pointer, error.inner()))
+}
+
+/// Whether brackets outside of text open more than [`MAX_DEPTH`] levels. Looks at nothing else: the parser judges.
+fn json_is_too_deep(text: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'\\' => _ = bytes.next(),
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// serde_json counts lines from 1 and columns in bytes from 1; an offset is the same for a machine.
+fn offset_of(text: &[u8], line: usize, column: usize) -> usize {
+    let before: usize = text.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
+    (before + column.saturating_sub(1)).min(text.len())
+}

@@ -1,0 +1,145 @@
+//! The broker port in one SQLite file, for an installation in one process.
+//!
+//! Keeps the contract of the port: a publish is answered when it is on the disk; that a message may have been given out
+//! is on the disk before its sink sees it (a mark that is moved ahead of the deliveries, in steps); and after a crash
+//! what was not settled comes again, counted. What is settled is deleted together with the next write, for nobody waits
+//! for that: a message that comes again although its job is recorded meets the fence.
+
+mod line;
+mod publish;
+mod queue;
+mod rows;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+};
+
+use async_trait::async_trait;
+use sqlx::{Row as _, SqliteConnection};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::{line::Line, publish::Publisher, queue::Queue};
+use crate::{
+    broker::{Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
+    job::Kind,
+    sqlite::{Database, WriteError},
+};
+
+/// The broker in one SQLite file.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    _pumping: DropGuard,
+}
+
+/// What the way in and the way out share.
+struct Shared {
+    database: Arc<Database>,
+    queues: Mutex<BTreeMap<Kind, Arc<Queue>>>,
+    /// The number of the next message, over all kinds.
+    next: AtomicI64,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    /// The queue of a kind; its pump begins with it.
+    fn queue(&self, kind: &Kind) -> Arc<Queue> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(kind.clone()).or_insert_with(|| {
+            let queue = Arc::new(Queue::new(kind.clone(), self.database.clone()));
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(queue.clone().pump()));
+            queue
+        });
+        queue.clone()
+    }
+
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+impl Embedded {
+    /// Takes up what an earlier process left. The schema must be up to date; must be called within a tokio runtime.
+    pub async fn open(database: Arc<Database>) -> Result<Self, WriteError> {
+        let left = database.write(|connection| Box::pin(recover(connection))).await?;
+        let last = left.iter().map(|left| left.last).max().unwrap_or(0);
+        let stop = CancellationToken::new();
+        let shared =
+            Arc::new(Shared { database, queues: Mutex::default(), next: AtomicI64::new(last + 1), stop: stop.clone() });
+        for Left { kind, last, count } in left {
+            // A kind that breaks the rule cannot have been published by this program.
+            if let Ok(kind) = Kind::new(&kind) {
+                shared.queue(&kind).published(last, count);
+            }
+        }
+        let publisher = Publisher::open(shared.clone());
+        Ok(Self { shared, publisher, _pumping: stop.drop_guard() })
+    }
+
+    /// How many messages of a kind are not settled.
+    pub fn depth(&self, kind: &Kind) -> u64 {
+        self.shared.queue(kind).depth()
+    }
+
+    /// Writes down what is out, exactly, so that the next process counts no more than that as given out. To be called
+    /// after all subscriptions are closed.
+    pub async fn close(&self) -> Result<(), WriteError> {
+        let out: Arc<[(Kind, Vec<i64>)]> =
+            self.shared.queues().iter().map(|queue| (queue.kind().clone(), queue.returned())).collect();
+        self.shared
+            .database
+            .write(move |connection| {
+                let out = out.clone();
+                Box::pin(async move { rows::write_down_given(connection, &out).await })
+            })
+            .await
+    }
+}
+
+struct Left {
+    kind: String,
+    last: i64,
+    count: u64,
+}
+
+/// Counts what a process that is gone may have given out.
+async fn recover(connection: &mut SqliteConnection) -> sqlx::Result<Vec<Left>> {
+    sqlx::query(
+        "UPDATE messages SET given = given + 1
+         FROM marks WHERE marks.kind = messages.kind AND messages.seq <= marks.upto",
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("DELETE FROM marks").execute(&mut *connection).await?;
+    let left = sqlx::query("SELECT kind, max(seq), count(*) FROM messages GROUP BY kind");
+    left.fetch_all(connection)
+        .await?
+        .iter()
+        .map(|row| Ok(Left { kind: row.try_get(0)?, last: row.try_get(1)?, count: row.try_get(2)? }))
+        .collect()
+}
+
+#[async_trait]
+impl Publish for Embedded {
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        self.publisher.publish(job).await
+    }
+}
+
+impl Subscribe for Embedded {
+    fn subscribe(&self, kind: &Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Arc<dyn Subscription> {
+        let queue = self.shared.queue(kind);
+        let number = queue.join(prefetch, sink);
+        Arc::new(Line::new(queue, number))
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").field("next", &self.shared.next.load(Relaxed)).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,108 @@
+//! The way in: one task that writes whatever has gathered, and answers when it is on the disk.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
+use tracing::error;
+
+use super::{
+    Shared,
+    rows::{self, Row},
+};
+use crate::{
+    broker::{Outgoing, PublishError},
+    job::{Kind, chain},
+    sqlite::WriteError,
+};
+
+/// How many may wait to be written.
+const WAITING: usize = 4096;
+/// How many are written in one go.
+const BURST: usize = 500;
+
+type Answer = oneshot::Sender<Result<(), PublishError>>;
+
+/// The way in.
+pub(super) struct Publisher {
+    line: mpsc::Sender<(Outgoing, Answer)>,
+}
+
+impl Publisher {
+    pub(super) fn open(shared: Arc<Shared>) -> Self {
+        let (line, received) = mpsc::channel(WAITING);
+        tokio::spawn(write_all(shared, received));
+        Self { line }
+    }
+
+    pub(super) async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        let (answer, answered) = oneshot::channel();
+        self.line.try_send((job, answer)).map_err(|refused| match refused {
+            TrySendError::Full(_) => PublishError::Busy,
+            TrySendError::Closed(_) => PublishError::Unavailable,
+        })?;
+        answered.await.unwrap_or(Err(PublishError::OutcomeUnknown))
+    }
+}
+
+async fn write_all(shared: Arc<Shared>, mut line: mpsc::Receiver<(Outgoing, Answer)>) {
+    let mut burst = Vec::with_capacity(BURST);
+    while line.recv_many(&mut burst, BURST).await > 0 {
+        let first = shared.next.fetch_add(i64::try_from(burst.len()).unwrap_or(0), Relaxed);
+        let (rows, answers): (Vec<_>, Vec<_>) = (first..)
+            .zip(burst.drain(..))
+            .map(|(seq, (job, answer))| (Row { seq, head: rows::head(&job.envelope), job }, answer))
+            .unzip();
+        let rows: Arc<[Row]> = rows.into();
+        let work = rows.clone();
+        let written = shared
+            .database
+            .write(move |connection| {
+                let rows = work.clone();
+                Box::pin(async move { rows::insert(connection, &rows).await })
+            })
+            .await;
+        let answer = match written {
+            Ok(()) => {
+                tell_queues(&shared, &rows);
+                Ok(())
+            }
+            Err(error) => {
+                error!(error = chain(&error), "cannot write jobs");
+                Err(refusal(&error))
+            }
+        };
+        for waiting in answers {
+            _ = waiting.send(answer.clone());
+        }
+    }
+}
+
+fn tell_queues(shared: &Shared, rows: &[Row]) {
+    let mut kinds: Vec<(&Kind, i64, u64)> = Vec::new();
+    for row in rows {
+        let kind = &row.job.envelope.kind;
+        match kinds.iter_mut().find(|(known, ..)| *known == kind) {
+            Some((_, last, count)) => (*last, *count) = (row.seq, *count + 1),
+            None => kinds.push((kind, row.seq, 1)),
+        }
+    }
+    for (kind, last, count) in kinds {
+        shared.queue(kind).published(last, count);
+    }
+}
+
+/// What a write that failed means for whoever published: it was rolled back, unless the disk itself failed on it.
+fn refusal(error: &WriteError) -> PublishError {
+    let WriteError::Sqlite(source) = error else { return PublishError::Unavailable };
+    let code =
+        source.as_database_error().and_then(sqlx::error::DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        Some(13) => PublishError::NoRoom,
+        // IOERR: whether the commit reached the disk is not known.
+        Some(10) => PublishError::OutcomeUnknown,
+        _ => PublishError::Unavailable,
+    }
+}

@@ -1,0 +1,294 @@
+//! The messages of one kind: what is waiting, what is out, and the pump that gives it out.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tracing::error;
+
+use super::rows::{self, GivenBack, Stored};
+use crate::{
+    broker::{Delivery, Receipt, Sink},
+    job::{Kind, chain},
+    sqlite::Database,
+};
+
+/// How many messages are read at once.
+const READ: usize = 500;
+/// How far the mark is moved ahead of the deliveries. After a crash, up to this many more count as given out once than
+/// were: it takes two to make a suspect, and a suspect only runs a little slower.
+const STEP: i64 = 1000;
+/// Before what failed is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// There is only one life of a line within a process.
+const EPOCH: u32 = 1;
+
+/// The messages of one kind.
+pub(super) struct Queue {
+    kind: Kind,
+    database: Arc<Database>,
+    state: Mutex<State>,
+    wake: Notify,
+    /// Held while messages are handed to lines, so that a line can be stopped between two bursts.
+    giving: AsyncMutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The newest message on the disk.
+    last: i64,
+    /// The newest message that was given out.
+    given: i64,
+    /// Up to where the disk says that messages may have been given out.
+    mark: i64,
+    /// Given back, to be given out again.
+    returned: BTreeSet<i64>,
+    given_back: GivenBack,
+    lines: Vec<LineState>,
+    depth: u64,
+}
+
+struct LineState {
+    prefetch: usize,
+    sink: Arc<dyn Sink>,
+    out: HashSet<i64>,
+    open: bool,
+}
+
+impl LineState {
+    fn room(&self) -> usize {
+        if self.open { self.prefetch.saturating_sub(self.out.len()) } else { 0 }
+    }
+}
+
+/// What the pump does next.
+enum Next {
+    Wait,
+    Read { numbers: RangeInclusive<i64>, room: usize },
+    ReadReturned { numbers: Vec<i64> },
+}
+
+impl Queue {
+    pub(super) fn new(kind: Kind, database: Arc<Database>) -> Self {
+        Self { kind, database, state: Mutex::default(), wake: Notify::new(), giving: AsyncMutex::new(()) }
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// More messages are on the disk, up to this one.
+    pub(super) fn published(&self, last: i64, count: u64) {
+        let mut state = self.lock();
+        state.last = state.last.max(last);
+        state.depth += count;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn depth(&self) -> u64 {
+        self.lock().depth
+    }
+
+    /// Adds a line, and answers its number.
+    pub(super) fn join(&self, prefetch: u16, sink: Arc<dyn Sink>) -> usize {
+        let mut state = self.lock();
+        state.lines.push(LineState { prefetch: prefetch.into(), sink, out: HashSet::new(), open: true });
+        let number = state.lines.len() - 1;
+        drop(state);
+        self.wake.notify_one();
+        number
+    }
+
+    pub(super) fn set_prefetch(&self, line: usize, prefetch: u16) {
+        self.lock().lines[line].prefetch = prefetch.into();
+        self.wake.notify_one();
+    }
+
+    pub(super) fn settle(&self, line: usize, receipts: &[Receipt]) {
+        let mut state = self.lock();
+        let out = &mut state.lines[line].out;
+        let mut settled: Vec<_> =
+            receipts.iter().filter_map(|receipt| seq(*receipt)).filter(|seq| out.remove(seq)).collect();
+        state.depth = state.depth.saturating_sub(settled.len() as u64);
+        if !state.given_back.is_empty() {
+            state.given_back.retain(|seq, _| !settled.contains(seq));
+        }
+        drop(state);
+        self.wake.notify_one();
+        settled.sort_unstable();
+        let (kind, settled) = (self.kind.clone(), Arc::<[i64]>::from(settled));
+        self.database.write_lazily(move |connection| {
+            let (kind, settled) = (kind.clone(), settled.clone());
+            Box::pin(async move { rows::delete(connection, &kind, &settled).await })
+        });
+    }
+
+    pub(super) fn give_back(&self, line: usize, receipts: &[Receipt]) {
+        let mut state = self.lock();
+        let out = &mut state.lines[line].out;
+        let back: Vec<_> = receipts.iter().filter_map(|receipt| seq(*receipt)).filter(|seq| out.remove(seq)).collect();
+        state.take_back(back);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Nothing more goes to this line once this has returned.
+    pub(super) async fn stop(&self, line: usize) {
+        self.lock().lines[line].open = false;
+        drop(self.giving.lock().await);
+    }
+
+    /// What is out on this line goes to others.
+    pub(super) async fn close(&self, line: usize) {
+        self.stop(line).await;
+        let mut state = self.lock();
+        let out = std::mem::take(&mut state.lines[line].out);
+        state.take_back(out);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// What was given back and is not given out again.
+    pub(super) fn returned(&self) -> Vec<i64> {
+        self.lock().returned.iter().copied().collect()
+    }
+
+    /// Gives messages out for as long as the process runs.
+    pub(super) async fn pump(self: Arc<Self>) {
+        loop {
+            let given = match self.next() {
+                Next::Wait => {
+                    self.wake.notified().await;
+                    continue;
+                }
+                Next::Read { numbers, room } => self.give_new(numbers, room.min(READ)).await,
+                Next::ReadReturned { numbers } => self.give_returned(&numbers).await,
+            };
+            if let Err(error) = given {
+                error!(kind = %self.kind, error, "cannot give jobs out");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn next(&self) -> Next {
+        let state = self.lock();
+        let room: usize = state.lines.iter().map(LineState::room).sum();
+        if room == 0 {
+            Next::Wait
+        } else if !state.returned.is_empty() {
+            Next::ReadReturned { numbers: state.returned.iter().copied().take(room.min(READ)).collect() }
+        } else if state.given < state.last {
+            Next::Read { numbers: state.given + 1..=state.last, room }
+        } else {
+            Next::Wait
+        }
+    }
+
+    async fn give_new(&self, numbers: RangeInclusive<i64>, limit: usize) -> Result<(), String> {
+        let last = *numbers.end();
+        let read = rows::read(self.database.readers(), &self.kind, numbers, limit).await;
+        let messages = read.map_err(|error| chain(&error))?;
+        if messages.is_empty() {
+            // Those numbers belong to other kinds, or to messages that are settled.
+            let mut state = self.lock();
+            state.given = state.given.max(last);
+            return Ok(());
+        }
+        self.give_out(messages).await
+    }
+
+    async fn give_returned(&self, numbers: &[i64]) -> Result<(), String> {
+        let mut messages = Vec::with_capacity(numbers.len());
+        for &number in numbers {
+            let read = rows::read(self.database.readers(), &self.kind, number..=number, 1).await;
+            let read = read.map_err(|error| chain(&error))?;
+            if read.is_empty() {
+                self.lock().returned.remove(&number);
+            }
+            messages.extend(read);
+        }
+        self.give_out(messages).await
+    }
+
+    async fn give_out(&self, messages: Vec<Stored>) -> Result<(), String> {
+        let last = messages.last().map_or(0, |message| message.seq);
+        if last > self.lock().mark {
+            let (kind, upto) = (self.kind.clone(), last + STEP);
+            let marked = self.database.write(move |connection| {
+                let kind = kind.clone();
+                Box::pin(async move { rows::mark(connection, &kind, upto).await })
+            });
+            marked.await.map_err(|error| chain(&error))?;
+            self.lock().mark = upto;
+        }
+        let giving = self.giving.lock().await;
+        let bursts = self.distribute(messages);
+        for (sink, burst) in bursts {
+            sink.deliver(burst);
+        }
+        drop(giving);
+        Ok(())
+    }
+
+    /// Cuts messages into one burst a line, each without gaps as far as there is room.
+    fn distribute(&self, messages: Vec<Stored>) -> Vec<(Arc<dyn Sink>, Vec<Delivery>)> {
+        let mut state = self.lock();
+        let State { lines, returned, given_back, given, .. } = &mut *state;
+        let open = lines.iter().filter(|line| line.room() > 0).count().max(1);
+        let fair = messages.len().div_ceil(open);
+        let mut messages = messages.into_iter().peekable();
+        let mut bursts = Vec::with_capacity(open);
+        // Twice: what one line has no room for goes to another.
+        for at_most in [fair, usize::MAX] {
+            for line in lines.iter_mut() {
+                let room = line.room().min(at_most);
+                let mut burst = Vec::with_capacity(room.min(READ));
+                while burst.len() < room
+                    && let Some(message) = messages.next()
+                {
+                    let Stored { seq, given: given_by_others, envelope, body } = message;
+                    line.out.insert(seq);
+                    returned.remove(&seq);
+                    *given = (*given).max(seq);
+                    burst.push(Delivery {
+                        envelope: Ok(envelope),
+                        body: body.into(),
+                        given_before: given_by_others + given_back.get(&seq).copied().unwrap_or(0),
+                        receipt: Receipt { epoch: EPOCH, tag: seq.cast_unsigned() },
+                    });
+                }
+                if !burst.is_empty() {
+                    bursts.push((line.sink.clone(), burst));
+                }
+            }
+            if messages.peek().is_none() {
+                break;
+            }
+        }
+        bursts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_back(&mut self, seqs: impl IntoIterator<Item = i64>) {
+        for seq in seqs {
+            self.returned.insert(seq);
+            *self.given_back.entry(seq).or_default() += 1;
+        }
+    }
+}
+
+fn seq(receipt: Receipt) -> Option<i64> {
+    (receipt.epoch == EPOCH).then(|| receipt.tag.cast_signed())
+}

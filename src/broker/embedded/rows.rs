@@ -1,0 +1,249 @@
+//! Messages as rows.
+
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{Arc, LazyLock},
+};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use uuid::Uuid;
+use warren_messages::codec;
+
+use crate::{
+    broker::Outgoing,
+    job::{Envelope, Key, Kind, Tenant, Trace},
+    sqlite::MultiRow,
+};
+
+/// A message to be written.
+pub(super) struct Row {
+    pub(super) seq: i64,
+    pub(super) job: Outgoing,
+    /// What of the envelope is not at its default.
+    pub(super) head: Option<Vec<u8>>,
+}
+
+/// A message that was read.
+pub(super) struct Stored {
+    pub(super) seq: i64,
+    pub(super) given: u32,
+    pub(super) envelope: Envelope,
+    pub(super) body: Vec<u8>,
+}
+
+/// What of an envelope is not at its default. Hardly any message has anything of it.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Head {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keyed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspect: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_parent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_state: Option<String>,
+}
+
+/// The head of an envelope, encoded, if it has one.
+pub(super) fn head(envelope: &Envelope) -> Option<Vec<u8>> {
+    let trace = envelope.trace.as_deref();
+    let head = Head {
+        version: (envelope.version != 1).then_some(envelope.version),
+        run: (envelope.run != 1).then_some(envelope.run),
+        attempt: (envelope.attempt != 0).then_some(envelope.attempt),
+        tenant: (envelope.tenant != Tenant::DEFAULT).then(|| envelope.tenant.to_string()),
+        source: envelope.source.as_deref().map(str::to_owned),
+        root: envelope.root,
+        keyed: envelope.key.is_keyed().then_some(true),
+        digest: envelope.key.digest().map(|digest| blake3::Hash::from_bytes(*digest).to_hex().to_string()),
+        suspect: envelope.suspect.then_some(true),
+        trace_parent: trace.map(|trace| trace.parent.clone()),
+        trace_state: trace.and_then(|trace| trace.state.clone()),
+    };
+    if head == Head::default() {
+        return None;
+    }
+    // Text and numbers of bounded length: it cannot fail.
+    codec::encode(&head).ok()
+}
+
+fn envelope(kind: &Kind, id: Uuid, created_at: i64, head: Option<&[u8]>) -> sqlx::Result<Envelope> {
+    let plain = Envelope::new(id, kind.clone(), 1, created_at);
+    let Some(head) = head else { return Ok(plain) };
+    let bad = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
+    let head = codec::to_json(head).map_err(|error| bad(error.into()))?;
+    let head: Head = serde_json::from_value(head).map_err(|error| bad(error.into()))?;
+    let digest = head.digest.and_then(|digest| blake3::Hash::from_hex(digest).ok());
+    Ok(Envelope {
+        version: head.version.unwrap_or(1),
+        run: head.run.unwrap_or(1),
+        attempt: head.attempt.unwrap_or(0),
+        tenant: match head.tenant {
+            Some(name) => Tenant::new(&name).map_err(|error| bad(error.into()))?,
+            None => Tenant::DEFAULT,
+        },
+        source: head.source.map(Arc::from),
+        root: head.root,
+        key: match (head.keyed, digest) {
+            (_, Some(digest)) => Key::Digest(*digest.as_bytes()),
+            (Some(true), None) => Key::Keyed,
+            _ => Key::None,
+        },
+        suspect: head.suspect.unwrap_or(false),
+        trace: head.trace_parent.map(|parent| Box::new(Trace { parent, state: head.trace_state })),
+        ..plain
+    })
+}
+
+static INSERT: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new("INSERT INTO messages (kind, seq, id, created_at, head, body) VALUES", "(?, ?, ?, ?, ?, ?)", "")
+});
+
+/// Writes messages.
+pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> sqlx::Result<()> {
+    for (mut query, part) in INSERT.statements(rows) {
+        for Row { seq, job: Outgoing { envelope, body }, head } in part {
+            query = query
+                .bind(envelope.kind.as_str())
+                .bind(*seq)
+                .bind(envelope.id)
+                .bind(envelope.created_at)
+                .bind(head.as_deref())
+                .bind(body.as_slice());
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Reads messages of a kind, those whose numbers are in a range, in order.
+pub(super) async fn read(
+    readers: &SqlitePool,
+    kind: &Kind,
+    range: RangeInclusive<i64>,
+    limit: usize,
+) -> sqlx::Result<Vec<Stored>> {
+    let rows = sqlx::query(
+        "SELECT seq, given, id, created_at, head, body FROM messages
+         WHERE kind = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+    )
+    .bind(kind.as_str())
+    .bind(*range.start())
+    .bind(*range.end())
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(readers)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Stored {
+                seq: row.try_get(0)?,
+                given: row.try_get(1)?,
+                envelope: envelope(kind, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?,
+                body: row.try_get(5)?,
+            })
+        })
+        .collect()
+}
+
+/// Deletes settled messages: those that stand side by side together.
+pub(super) async fn delete(connection: &mut SqliteConnection, kind: &Kind, seqs: &[i64]) -> sqlx::Result<()> {
+    for run in runs(seqs) {
+        sqlx::query("DELETE FROM messages WHERE kind = ? AND seq BETWEEN ? AND ?")
+            .bind(kind.as_str())
+            .bind(*run.start())
+            .bind(*run.end())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Moves the mark of a kind ahead.
+pub(super) async fn mark(connection: &mut SqliteConnection, kind: &Kind, upto: i64) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO marks (kind, upto) VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET upto = excluded.upto")
+        .bind(kind.as_str())
+        .bind(upto)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Counts exactly these as given out, and no others.
+pub(super) async fn write_down_given(connection: &mut SqliteConnection, out: &[(Kind, Vec<i64>)]) -> sqlx::Result<()> {
+    for (kind, seqs) in out {
+        for run in runs(seqs) {
+            sqlx::query("UPDATE messages SET given = given + 1 WHERE kind = ? AND seq BETWEEN ? AND ?")
+                .bind(kind.as_str())
+                .bind(*run.start())
+                .bind(*run.end())
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    sqlx::query("DELETE FROM marks").execute(connection).await.map(drop)
+}
+
+/// Sorted numbers as runs without gaps.
+fn runs(seqs: &[i64]) -> Vec<RangeInclusive<i64>> {
+    let mut runs: Vec<RangeInclusive<i64>> = Vec::new();
+    for &seq in seqs {
+        match runs.last_mut() {
+            Some(run) if *run.end() + 1 == seq => *run = *run.start()..=seq,
+            _ => runs.push(seq..=seq),
+        }
+    }
+    runs
+}
+
+/// How often messages were given back within this process.
+pub(super) type GivenBack = HashMap<i64, u32>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_survives_its_row_and_a_plain_one_needs_no_head() {
+        let kind = Kind::new("a.b").expect("a good name");
+        let plain = Envelope::new(Uuid::from_u128(7), kind.clone(), 1, 5);
+        assert_eq!(head(&plain), None);
+        let full = Envelope {
+            version: 3,
+            run: 4,
+            attempt: 2,
+            tenant: Tenant::new("acme").expect("a good name"),
+            source: Some("shop".into()),
+            root: Some(Uuid::from_u128(9)),
+            key: Key::Digest([7; 32]),
+            suspect: true,
+            trace: Some(Box::new(Trace { parent: "00-a-b-01".into(), state: Some("x=y".into()) })),
+            ..plain
+        };
+        let bytes = head(&full);
+        let back = envelope(&kind, full.id, full.created_at, bytes.as_deref()).expect("what was written");
+        assert_eq!(back, full);
+    }
+
+    #[test]
+    fn runs_are_as_long_as_there_is_no_gap() {
+        assert_eq!(runs(&[1, 2, 3, 7, 9, 10]), [1..=3, 7..=7, 9..=10]);
+        assert_eq!(runs(&[]), []);
+    }
+}

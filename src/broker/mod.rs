@@ -1,0 +1,131 @@
+//! The broker port: jobs that wait, and the way in and out of the waiting line.
+//!
+//! # The contract
+//!
+//! - **Publish**: [`Publish::publish`] returns `Ok` only when the job is durable. An error that says "not accepted" is
+//!   true; what is not known is [`PublishError::OutcomeUnknown`], and a repeat under the same id is harmless.
+//! - **Deliver**: at least once, to one subscription at a time, in bursts. That a job was given out is durable before the
+//!   sink sees it: after a crash it comes again with [`Delivery::given_before`] raised.
+//! - **Settle**: in any order. A receipt of a connection that is gone is dropped: its job comes again.
+//! - A subscription outlives connections: it rebuilds itself until it is closed.
+//!
+//! The adapters know no role. They are run by one conformance suite, `tests/it/conformance/broker.rs`.
+
+pub mod embedded;
+pub mod rabbitmq;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::job::{Envelope, Kind};
+
+/// A job on its way to the broker.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Everything but the body.
+    pub envelope: Envelope,
+    /// Encoded, at most 1 MiB.
+    pub body: Vec<u8>,
+}
+
+/// The way in.
+#[async_trait]
+pub trait Publish: Send + Sync {
+    /// Resolves when the job is durable, or with what is known otherwise, within [`CONFIRM_TIMEOUT`].
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError>;
+}
+
+/// How long a confirm may take before it counts as lost.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a job was not published, or may not have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// There is no broker to give it to. Not accepted.
+    #[error("the broker cannot be reached")]
+    Unavailable,
+    /// The broker takes nothing from anyone for now: it is short of memory or disk. Not accepted.
+    #[error("the broker has blocked publishing: {0}")]
+    Blocked(String),
+    /// The broker's topology is not as it must be, so a job could vanish. Not accepted.
+    #[error("the broker's topology is broken: {0}")]
+    Broken(String),
+    /// More is waiting to be published than there is room for. Not accepted.
+    #[error("too much is waiting to be published")]
+    Busy,
+    /// The broker refused it: the queue is full. Not accepted.
+    #[error("the broker refused the job: the queue of its kind is full")]
+    Refused,
+    /// The disk under the embedded broker is full. Not accepted.
+    #[error("the disk is full")]
+    NoRoom,
+    /// Sent, but the confirm did not come. It may run.
+    #[error("the broker did not confirm the job; it may have been accepted")]
+    OutcomeUnknown,
+}
+
+/// One job given out.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What it says of itself, or why that cannot be believed.
+    pub envelope: Result<Envelope, BadEnvelope>,
+    /// Its body, unread.
+    pub body: Bytes,
+    /// How often it had been given out before.
+    pub given_before: u32,
+    /// How to settle it.
+    pub receipt: Receipt,
+}
+
+/// A delivery whose properties are no job's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadEnvelope {
+    /// The id of the dead letter that it becomes: made from the message, since it has none to be believed.
+    pub id: Uuid,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Names one delivery towards the subscription that gave it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// Which life of the subscription's channel. Those of an older life are dropped.
+    pub epoch: u32,
+    /// Which delivery of that life.
+    pub tag: u64,
+}
+
+/// Takes what a subscription gives out. Must not block.
+pub trait Sink: Send + Sync {
+    /// A burst, never empty, in the broker's order.
+    fn deliver(&self, burst: Vec<Delivery>);
+}
+
+/// The way out.
+pub trait Subscribe: Send + Sync {
+    /// Begins to give out jobs of one kind, at most `prefetch` at a time that are not settled. Returns at once; a
+    /// broker that is away is waited for.
+    fn subscribe(&self, kind: &Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Arc<dyn Subscription>;
+}
+
+/// One line out of the broker.
+#[async_trait]
+pub trait Subscription: Send + Sync + fmt::Debug {
+    /// These are recorded: they will not come again. Returns at once.
+    fn settle(&self, receipts: &[Receipt]);
+
+    /// These were not started: they are to go to someone else. Counts as having been given out. Returns at once.
+    fn give_back(&self, receipts: &[Receipt]);
+
+    /// Changes how many may be out at a time.
+    fn set_prefetch(&self, prefetch: u16);
+
+    /// Nothing more is given out once this has returned; what is out can still be settled.
+    async fn stop(&self);
+
+    /// Ends it, after everything settled so far has reached the broker. What is out comes again, elsewhere.
+    async fn close(&self);
+}

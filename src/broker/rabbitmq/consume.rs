@@ -1,0 +1,412 @@
+//! One line out of the broker: one channel, one task that owns it.
+//!
+//! The owner alone gives out, acknowledges and gives back on its channel, so that no two of those can cross. It lives
+//! as long as its subscription and makes a new channel, under a new epoch, whenever the old one is lost; receipts of
+//! older epochs name deliveries that come again, so they are dropped.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::{
+    Channel, Consumer,
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::{FieldTable, ShortString},
+};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+use tracing::{debug, warn};
+
+use super::{
+    connection::{CALL_TIMEOUT, Link, within},
+    envelope,
+    settle::Window,
+};
+use crate::{
+    broker::{Delivery, Receipt, Sink, Subscription},
+    job::{Kind, chain},
+    retry::Reconnect,
+};
+
+/// How long what is settled behind a slow job waits for it before it is acknowledged singly.
+const STRAGGLERS_WAIT: Duration = Duration::from_millis(20);
+
+/// One line out of RabbitMQ.
+pub(super) struct Line {
+    kind: Kind,
+    inbox: Arc<Inbox>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// What others leave for the owner of the channel.
+#[derive(Default)]
+struct Inbox {
+    settled: Mutex<Vec<Receipt>>,
+    wake: Notify,
+}
+
+enum Order {
+    GiveBack(Vec<Receipt>),
+    Prefetch(u16),
+    Stop(oneshot::Sender<()>),
+    Close(oneshot::Sender<()>),
+}
+
+impl Line {
+    /// Begins to give out. Must be called within a tokio runtime.
+    pub(super) fn open(link: Arc<Link>, queue: String, kind: Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Self {
+        let inbox = Arc::<Inbox>::default();
+        let (orders, received) = mpsc::unbounded_channel();
+        let owner = Owner {
+            link,
+            queue: queue.into(),
+            kind: kind.clone(),
+            prefetch,
+            sink,
+            inbox: inbox.clone(),
+            orders: received,
+            epoch: 0,
+            stopped: false,
+        };
+        tokio::spawn(owner.run());
+        Self { kind, inbox, orders }
+    }
+
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+        let (done, answer) = oneshot::channel();
+        if self.orders.send(order(done)).is_ok() {
+            // An owner that is gone has nothing left to stop.
+            drop(answer.await);
+        }
+    }
+}
+
+#[async_trait]
+impl Subscription for Line {
+    fn settle(&self, receipts: &[Receipt]) {
+        self.inbox.settled.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(receipts);
+        self.inbox.wake.notify_one();
+    }
+
+    fn give_back(&self, receipts: &[Receipt]) {
+        _ = self.orders.send(Order::GiveBack(receipts.to_vec()));
+    }
+
+    fn set_prefetch(&self, prefetch: u16) {
+        _ = self.orders.send(Order::Prefetch(prefetch));
+    }
+
+    async fn stop(&self) {
+        self.order(Order::Stop).await;
+    }
+
+    async fn close(&self) {
+        self.order(Order::Close).await;
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({})", self.kind)
+    }
+}
+
+struct Owner {
+    link: Arc<Link>,
+    queue: ShortString,
+    kind: Kind,
+    prefetch: u16,
+    sink: Arc<dyn Sink>,
+    inbox: Arc<Inbox>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    epoch: u32,
+    stopped: bool,
+}
+
+/// Why a life of the channel ended.
+enum End {
+    Closed,
+    Lost(String),
+}
+
+impl Owner {
+    async fn run(mut self) {
+        let mut pauses = Reconnect::new();
+        loop {
+            self.epoch += 1;
+            let end = match self.open().await {
+                Ok((channel, consumer)) => {
+                    pauses.reset();
+                    self.live(channel, consumer).await
+                }
+                Err(end) => end,
+            };
+            let End::Lost(reason) = end else { return };
+            if self.stopped {
+                return;
+            }
+            let pause = pauses.pause();
+            warn!(queue = self.queue.as_str(), reason, ?pause, "lost the consumer");
+            if self.wait(pause).await {
+                return;
+            }
+        }
+    }
+
+    /// Obeys what needs no channel while there is none. True if it was closed.
+    async fn wait(&mut self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return false,
+                order = self.orders.recv() => if self.obey_without_channel(order) { return true },
+            }
+        }
+    }
+
+    /// True if there is nothing more to do.
+    fn obey_without_channel(&mut self, order: Option<Order>) -> bool {
+        match order {
+            // What was out comes again by itself.
+            Some(Order::GiveBack(_)) => false,
+            Some(Order::Prefetch(prefetch)) => {
+                self.prefetch = prefetch;
+                false
+            }
+            Some(Order::Stop(done) | Order::Close(done)) => {
+                _ = done.send(());
+                true
+            }
+            None => true,
+        }
+    }
+
+    async fn open(&mut self) -> Result<(Channel, Consumer), End> {
+        let link = self.link.clone();
+        let channel = {
+            let mut channel = std::pin::pin!(link.channel());
+            loop {
+                tokio::select! {
+                    channel = &mut channel => break channel,
+                    order = self.orders.recv() => if self.obey_without_channel(order) { return Err(End::Closed) },
+                }
+            }
+        };
+        let lost = |error: lapin::Error| End::Lost(chain(&error));
+        let channel = channel.ok_or(End::Closed)?.map_err(lost)?;
+        let consumer = self.consume(&channel).await.map_err(lost)?;
+        Ok((channel, consumer))
+    }
+
+    async fn consume(&self, channel: &Channel) -> lapin::Result<Consumer> {
+        within(channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
+        let call = channel.basic_consume(
+            self.queue.clone(),
+            ShortString::default(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        within(call).await
+    }
+
+    /// One life of the channel.
+    async fn live(&mut self, channel: Channel, consumer: Consumer) -> End {
+        let inbox = self.inbox.clone();
+        let mut window = Window::new();
+        let mut consumer = Some(consumer);
+        let mut stragglers_at: Option<Instant> = None;
+        loop {
+            let stragglers = async {
+                match stragglers_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let delivery = async {
+                match consumer.as_mut() {
+                    Some(consumer) => consumer.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                delivery = delivery => match delivery {
+                    Some(Ok(delivery)) => {
+                        if let Err(end) = self.give_out(delivery, consumer.as_mut(), &mut window) {
+                            return end;
+                        }
+                    }
+                    Some(Err(error)) => return End::Lost(chain(&error)),
+                    None => return End::Lost("the broker cancelled the consumer".into()),
+                },
+                () = inbox.wake.notified() => {
+                    self.note_settled(&mut window);
+                    if let Some(tag) = window.take_beginning() {
+                        acknowledge(&channel, tag, true);
+                    }
+                    match (window.has_settled(), stragglers_at) {
+                        (true, None) => stragglers_at = Some(Instant::now() + STRAGGLERS_WAIT),
+                        (false, Some(_)) => stragglers_at = None,
+                        _ => {}
+                    }
+                }
+                () = stragglers => {
+                    stragglers_at = None;
+                    for tag in window.take_stragglers() {
+                        acknowledge(&channel, tag, false);
+                    }
+                }
+                order = self.orders.recv() => match order {
+                    Some(Order::GiveBack(receipts)) => {
+                        for receipt in receipts {
+                            if receipt.epoch == self.epoch && window.give_back(receipt.tag) {
+                                give_back(&channel, receipt.tag);
+                            }
+                        }
+                    }
+                    Some(Order::Prefetch(prefetch)) => {
+                        self.prefetch = prefetch;
+                        if let Some(old) = consumer.take() {
+                            match self.change_prefetch(&channel, old, &mut window).await {
+                                Ok(new) => consumer = Some(new),
+                                Err(end) => return end,
+                            }
+                        }
+                    }
+                    Some(Order::Stop(done)) => {
+                        self.stopped = true;
+                        if let Some(consumer) = consumer.take()
+                            && let Err(end) = self.cancel(&channel, consumer, &mut window).await
+                        {
+                            _ = done.send(());
+                            return end;
+                        }
+                        _ = done.send(());
+                    }
+                    Some(Order::Close(done)) => {
+                        self.note_settled(&mut window);
+                        finish(&channel, &mut window).await;
+                        _ = done.send(());
+                        return End::Closed;
+                    }
+                    None => return End::Closed,
+                },
+            }
+        }
+    }
+
+    /// Hands on the delivery and all that have arrived behind it, as one burst.
+    fn give_out(
+        &self,
+        first: lapin::message::Delivery,
+        mut consumer: Option<&mut Consumer>,
+        window: &mut Window,
+    ) -> Result<(), End> {
+        let mut burst = Vec::new();
+        let mut next = Some(first);
+        let mut end = None;
+        while let Some(delivery) = next {
+            if !window.give_out(delivery.delivery_tag) {
+                end = Some(End::Lost(format!("delivery tag {} came out of turn", delivery.delivery_tag)));
+                break;
+            }
+            burst.push(self.delivery(delivery));
+            next = match consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) {
+                Some(Some(Ok(delivery))) => Some(delivery),
+                Some(Some(Err(error))) => {
+                    end = Some(End::Lost(chain(&error)));
+                    None
+                }
+                Some(None) => {
+                    end = Some(End::Lost("the broker cancelled the consumer".into()));
+                    None
+                }
+                None => None,
+            };
+        }
+        if !burst.is_empty() {
+            self.sink.deliver(burst);
+        }
+        end.map_or(Ok(()), Err)
+    }
+
+    fn delivery(&self, delivery: lapin::message::Delivery) -> Delivery {
+        Delivery {
+            envelope: envelope::envelope(&self.kind, &delivery.properties, &delivery.data),
+            given_before: envelope::given_before(&delivery.properties, delivery.redelivered),
+            receipt: Receipt { epoch: self.epoch, tag: delivery.delivery_tag },
+            body: delivery.data.into(),
+        }
+    }
+
+    fn note_settled(&self, window: &mut Window) {
+        let settled = std::mem::take(&mut *self.inbox.settled.lock().unwrap_or_else(PoisonError::into_inner));
+        for receipt in settled {
+            if receipt.epoch == self.epoch {
+                window.settle(receipt.tag);
+            }
+        }
+    }
+
+    /// The broker applies a prefetch to consumers that begin after it, so the consumer is changed and not the channel:
+    /// tags stay good.
+    async fn change_prefetch(
+        &self,
+        channel: &Channel,
+        consumer: Consumer,
+        window: &mut Window,
+    ) -> Result<Consumer, End> {
+        self.cancel(channel, consumer, window).await?;
+        let consumer = self.consume(channel).await.map_err(|error| End::Lost(chain(&error)))?;
+        debug!(queue = self.queue.as_str(), prefetch = self.prefetch, "changed the prefetch");
+        Ok(consumer)
+    }
+
+    /// Ends the consumer. What it was given before the broker's answer is handed on.
+    async fn cancel(&self, channel: &Channel, mut consumer: Consumer, window: &mut Window) -> Result<(), End> {
+        let call = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        within(call).await.map_err(|error| End::Lost(chain(&error)))?;
+        // The stream ends with what came before the answer.
+        let rest = async {
+            while let Some(delivery) = consumer.next().await {
+                match delivery {
+                    Ok(delivery) => self.give_out(delivery, None, window)?,
+                    Err(error) => return Err(End::Lost(chain(&error))),
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(CALL_TIMEOUT, rest).await {
+            Ok(ended) => ended,
+            Err(_) => Err(End::Lost("the consumer did not end".into())),
+        }
+    }
+}
+
+/// Puts the frame into the connection's queue, in order, and does not wait for the socket: a channel that is lost tells
+/// of it through its consumer.
+fn acknowledge(channel: &Channel, tag: u64, multiple: bool) {
+    drop(channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never());
+}
+
+fn give_back(channel: &Channel, tag: u64) {
+    drop(channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).now_or_never());
+}
+
+/// Acknowledges all that is settled and closes the channel, which the broker answers after it has read the rest.
+async fn finish(channel: &Channel, window: &mut Window) {
+    if let Some(tag) = window.take_beginning() {
+        acknowledge(channel, tag, true);
+    }
+    for tag in window.take_stragglers() {
+        acknowledge(channel, tag, false);
+    }
+    if let Err(error) = within(channel.close(200, "done".into())).await {
+        debug!(%error, "the channel was gone before it was closed");
+    }
+}

@@ -1,0 +1,205 @@
+//! What must stand in the broker, and the one place that declares it.
+//!
+//! Arguments of a queue are fixed for its life, so only what never changes is an argument; what an operator may want to
+//! change is a policy, and those are in `deploy/rabbitmq/definitions.json`.
+
+use std::collections::BTreeMap;
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use serde::Serialize;
+
+use super::connection::within;
+use crate::job::{Kind, chain};
+
+/// How often a message may be given out before the broker gives it up to the dead queue: a backstop, for failures are
+/// counted by warren and not by the broker.
+const DELIVERY_LIMIT: i64 = 20;
+/// For queues that lose what passes their limit, as good as none. A negative number means no limit to newer brokers, and
+/// "drop at the first redelivery" to 3.x.
+const NO_DELIVERY_LIMIT: i64 = 1_000_000;
+
+/// Names of everything of one installation.
+#[derive(Debug, Clone)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// All names begin with this and a dot.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The exchange that jobs are published to.
+    pub fn jobs(&self) -> String {
+        format!("{}.jobs", self.prefix)
+    }
+
+    /// The queue of a kind.
+    pub fn queue(&self, kind: &Kind) -> String {
+        format!("{}.{kind}", self.prefix)
+    }
+
+    /// The exchange and the queue of what passed the delivery limit.
+    pub fn dead(&self) -> String {
+        format!("{}.dead", self.prefix)
+    }
+
+    /// The exchange and the queue of what no queue was bound for.
+    pub fn unrouted(&self) -> String {
+        format!("{}.unrouted", self.prefix)
+    }
+}
+
+/// One thing that must stand in the broker.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Piece {
+    /// A durable exchange.
+    Exchange {
+        /// Its name.
+        name: String,
+        /// `direct` or `fanout`.
+        kind: &'static str,
+        /// Its arguments.
+        arguments: BTreeMap<&'static str, Argument>,
+    },
+    /// A durable quorum queue.
+    Queue {
+        /// Its name.
+        name: String,
+        /// Its arguments.
+        arguments: BTreeMap<&'static str, Argument>,
+    },
+    /// From an exchange to a queue.
+    Binding {
+        /// The exchange.
+        source: String,
+        /// The queue.
+        destination: String,
+        /// The routing key.
+        key: String,
+    },
+}
+
+/// The value of an argument.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(i64),
+}
+
+/// Everything that must stand for these kinds, in the order in which it can be declared.
+pub fn pieces(names: &Names, kinds: &[Kind]) -> Vec<Piece> {
+    let text = |value: &str| Argument::Text(value.to_owned());
+    let mut pieces = Vec::new();
+    for name in [names.unrouted(), names.dead()] {
+        pieces.push(Piece::Exchange { name: name.clone(), kind: "fanout", arguments: BTreeMap::new() });
+        let arguments = BTreeMap::from([
+            ("x-queue-type", text("quorum")),
+            ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT)),
+        ]);
+        pieces.push(Piece::Queue { name: name.clone(), arguments });
+        pieces.push(Piece::Binding { source: name.clone(), destination: name, key: String::new() });
+    }
+    let arguments = BTreeMap::from([("alternate-exchange", Argument::Text(names.unrouted()))]);
+    pieces.push(Piece::Exchange { name: names.jobs(), kind: "direct", arguments });
+    for kind in kinds {
+        let arguments = BTreeMap::from([
+            ("x-queue-type", text("quorum")),
+            ("x-overflow", text("reject-publish")),
+            ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT)),
+            ("x-dead-letter-exchange", Argument::Text(names.dead())),
+            ("x-dead-letter-strategy", text("at-least-once")),
+        ]);
+        let queue = names.queue(kind);
+        pieces.push(Piece::Queue { name: queue.clone(), arguments });
+        pieces.push(Piece::Binding { source: names.jobs(), destination: queue, key: kind.to_string() });
+    }
+    pieces
+}
+
+/// Why a piece does not stand.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// It stands, but with other arguments: the broker's own words name them.
+    #[error("{piece} stands in the broker otherwise than it must: {difference}")]
+    Differs {
+        /// Which one.
+        piece: String,
+        /// What the broker said.
+        difference: String,
+    },
+    /// The broker did not answer as it should.
+    #[error("{piece} cannot be declared")]
+    Broker {
+        /// Which one.
+        piece: String,
+        /// What the broker said.
+        #[source]
+        source: lapin::Error,
+    },
+}
+
+impl Piece {
+    /// `queue warren.webhook.deliver`.
+    pub fn title(&self) -> String {
+        match self {
+            Self::Exchange { name, .. } => format!("exchange {name}"),
+            Self::Queue { name, .. } => format!("queue {name}"),
+            Self::Binding { source, destination, key } => format!("binding {source} -[{key}]-> {destination}"),
+        }
+    }
+
+    /// Makes it stand, or finds it standing. A channel on which this failed is closed.
+    pub(super) async fn declare(&self, channel: &Channel) -> Result<(), TopologyError> {
+        let declared = match self {
+            Self::Exchange { name, kind, arguments } => {
+                let kind = if *kind == "fanout" { ExchangeKind::Fanout } else { ExchangeKind::Direct };
+                let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+                within(channel.exchange_declare(name.as_str().into(), kind, options, table(arguments))).await
+            }
+            Self::Queue { name, arguments } => {
+                let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                within(channel.queue_declare(name.as_str().into(), options, table(arguments))).await.map(drop)
+            }
+            Self::Binding { source, destination, key } => {
+                let call = channel.queue_bind(
+                    destination.as_str().into(),
+                    source.as_str().into(),
+                    key.as_str().into(),
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                );
+                within(call).await
+            }
+        };
+        declared.map_err(|source| {
+            let text = chain(&source);
+            if text.contains("PRECONDITION_FAILED") {
+                TopologyError::Differs { piece: self.title(), difference: text }
+            } else {
+                TopologyError::Broker { piece: self.title(), source }
+            }
+        })
+    }
+}
+
+fn table(arguments: &BTreeMap<&'static str, Argument>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
+}

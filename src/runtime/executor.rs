@@ -1,0 +1,413 @@
+//! Runs the jobs of one kind.
+//!
+//! Deliveries wait here for a place, run on the runtime for jobs, and leave for a lane with what came of them. A few
+//! drivers take them in turn and poll each once: a job that is done by then (most are) costs no task of its own; one
+//! that waits for something is spawned and its driver goes on. What a job does to its thread therefore never stops the
+//! tasks that receive, record and settle, for those live on another runtime.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use warren_workers::{Policy, context::Control};
+
+use super::{
+    gate::Gate,
+    inflight::{Copy, InFlight, RunKey},
+    lane::{Finished, Lane},
+    outcome::{self, Ended},
+    registry::{Handler, Performed, Registered, Task},
+};
+use crate::{
+    broker::{BadEnvelope, Delivery, Receipt, Subscription},
+    clock,
+    id::Minter,
+    job::{Completion, Envelope, Kind, Outcome},
+    telemetry::{CONCURRENCY_LIMIT, KindMetrics},
+};
+
+/// How many jobs a driver polls before it lets others on its thread.
+const POLLS_BEFORE_YIELD: usize = 32;
+
+/// What all executors of a process share.
+pub(super) struct Shared {
+    /// The runtime for jobs.
+    pub(super) jobs: Handle,
+    /// How many drivers of one kind may poll at once.
+    pub(super) drivers: usize,
+    pub(super) lanes: Vec<Arc<Lane>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) minter: Arc<Minter>,
+    /// Told whenever something was settled.
+    pub(super) settled: Notify,
+}
+
+/// A delivery that waits for a place.
+pub(super) struct Ready {
+    pub(super) envelope: Envelope,
+    pub(super) body: Bytes,
+    /// Which line gave it out, and so which lane records it.
+    pub(super) line: usize,
+}
+
+impl Ready {
+    pub(super) fn key(&self) -> RunKey {
+        (self.envelope.id, self.envelope.run)
+    }
+}
+
+/// Runs the jobs of one kind.
+pub(super) struct Executor {
+    kind: Kind,
+    policy: Policy,
+    handler: Arc<dyn Handler>,
+    shared: Arc<Shared>,
+    lines: OnceLock<Vec<Arc<dyn Subscription>>>,
+    state: Mutex<State>,
+    inflight: Mutex<InFlight>,
+    metrics: KindMetrics,
+    /// Bodies' bytes and jobs that ended, for the prefetch.
+    ended: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Ready>,
+    /// Those that run, each in a place of its own.
+    running: Vec<Option<Arc<Running>>>,
+    /// Places in `running` that are empty.
+    free: Vec<usize>,
+    drivers: usize,
+    started: u64,
+    draining: bool,
+}
+
+impl State {
+    fn running(&self) -> usize {
+        self.running.len() - self.free.len()
+    }
+}
+
+/// One job that runs.
+struct Running {
+    /// Taken by whoever ends it first: its own end, or its timeout. The other comes too late.
+    job: Mutex<Option<Ready>>,
+    place: usize,
+    control: Arc<Control>,
+    since: Instant,
+    /// Its task, once it has one.
+    task: OnceLock<AbortHandle>,
+}
+
+impl Executor {
+    pub(super) fn new(kind: Kind, registered: &Registered, shared: Arc<Shared>) -> Self {
+        let metrics = KindMetrics::new(&kind);
+        #[expect(clippy::cast_precision_loss, reason = "at most 10,000")]
+        metrics::gauge!(CONCURRENCY_LIMIT, "kind" => kind.to_string()).set(registered.policy.concurrency as f64);
+        Self {
+            kind,
+            policy: registered.policy,
+            handler: registered.handler.clone(),
+            shared,
+            lines: OnceLock::new(),
+            state: Mutex::default(),
+            inflight: Mutex::default(),
+            metrics,
+            ended: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Tells where deliveries are settled. Once, before the first of them.
+    pub(super) fn attach(&self, lines: Vec<Arc<dyn Subscription>>) {
+        // A second time would be a mistake of the runtime's own start.
+        assert!(self.lines.set(lines).is_ok(), "the lines of {} are attached once", self.kind);
+    }
+
+    pub(super) fn lines(&self) -> &[Arc<dyn Subscription>] {
+        self.lines.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes a delivery in. `None` if it was attached to a copy that is in work, or is no job and on its way to be
+    /// recorded as what it is.
+    pub(super) fn take_in(self: &Arc<Self>, line: usize, delivery: Delivery) -> Option<Ready> {
+        let Delivery { envelope, body, receipt, .. } = delivery;
+        let copy = Copy { line, receipt };
+        self.bytes.fetch_add(body.len() as u64, Relaxed);
+        match envelope {
+            Ok(envelope) => {
+                let ready = Ready { envelope, body, line };
+                let key = ready.envelope.key;
+                lock(&self.inflight).enter(ready.key(), key, copy).then_some(ready)
+            }
+            Err(bad) => {
+                self.refuse(body, copy, bad);
+                None
+            }
+        }
+    }
+
+    fn refuse(self: &Arc<Self>, body: Bytes, copy: Copy, bad: BadEnvelope) {
+        let key = (bad.id, 1);
+        if lock(&self.inflight).enter(key, crate::job::Key::None, copy) {
+            let completion = outcome::undecodable(&self.kind, clock::now(), body.clone(), bad);
+            self.count(&completion);
+            self.hand_over(completion, body, key, copy.line);
+        }
+    }
+
+    /// Queues jobs to run.
+    pub(super) fn admit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Ready>) {
+        let mut state = lock(&self.state);
+        state.ready.extend(jobs);
+        self.drive_more(&mut state);
+    }
+
+    /// Has as many drivers at work as there are places for what waits.
+    fn drive_more(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
+        if state.draining || !self.shared.gate.is_open() {
+            return;
+        }
+        let room = self.policy.concurrency.saturating_sub(state.running());
+        let wanted = state.ready.len().min(room).min(self.shared.drivers);
+        while state.drivers < wanted {
+            state.drivers += 1;
+            self.shared.jobs.spawn(self.clone().drive());
+        }
+    }
+
+    async fn drive(self: Arc<Self>) {
+        let mut polls = 0;
+        while let Some((running, task)) = self.start_next() {
+            let mut attempt = AssertUnwindSafe(self.handler.clone().perform(task)).catch_unwind();
+            match poll_fn(|cx| Poll::Ready(Pin::new(&mut attempt).poll(cx))).await {
+                Poll::Ready(ended) => self.end(&running, ended.map_or_else(Ended::Panicked, Ended::Performed)),
+                Poll::Pending => self.let_run(running, attempt),
+            }
+            polls += 1;
+            if polls % POLLS_BEFORE_YIELD == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Takes the next job from the line, or ends the driver.
+    fn start_next(&self) -> Option<(Arc<Running>, Task)> {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let may_start = !state.draining && self.shared.gate.is_open() && state.running() < self.policy.concurrency;
+        let Some(ready) = may_start.then(|| state.ready.pop_front()).flatten() else {
+            state.drivers -= 1;
+            return None;
+        };
+        let place = state.free.pop().unwrap_or_else(|| {
+            state.running.push(None);
+            state.running.len() - 1
+        });
+        let control = Arc::<Control>::default();
+        let task = Task {
+            id: ready.envelope.id,
+            tenant: ready.envelope.tenant.clone(),
+            created_at: ready.envelope.created_at,
+            version: ready.envelope.version,
+            body: ready.body.clone(),
+            attempt: ready.envelope.attempt.saturating_add(1),
+            deadline: now + self.policy.timeout,
+            control: control.clone(),
+        };
+        let first_wait = (ready.envelope.run == 1).then_some(ready.envelope.created_at);
+        let running =
+            Arc::new(Running { job: Mutex::new(Some(ready)), place, control, since: now, task: OnceLock::new() });
+        state.running[place] = Some(running.clone());
+        state.started += 1;
+        drop(state);
+        if let Some(created_at) = first_wait {
+            #[expect(clippy::cast_precision_loss, reason = "a duration for a histogram")]
+            self.metrics.queue_wait.record((clock::now() - created_at).max(0) as f64 / 1e6);
+        }
+        Some((running, task))
+    }
+
+    fn let_run<F>(self: &Arc<Self>, running: Arc<Running>, attempt: F)
+    where
+        F: Future<Output = Result<Performed, Box<dyn std::any::Any + Send>>> + Send + 'static,
+    {
+        let (executor, ends) = (self.clone(), running.clone());
+        let task = self.shared.jobs.spawn(async move {
+            let ended = attempt.await;
+            executor.end(&ends, ended.map_or_else(Ended::Panicked, Ended::Performed));
+        });
+        _ = running.task.set(task.abort_handle());
+        if lock(&running.job).is_none() {
+            // Its time was up while it was polled for the first time.
+            task.abort();
+        }
+    }
+
+    /// Ends a job, unless it was ended before.
+    fn end(self: &Arc<Self>, running: &Arc<Running>, ended: Ended) {
+        let Some(ready) = lock(&running.job).take() else {
+            return;
+        };
+        let mut state = lock(&self.state);
+        state.running[running.place] = None;
+        state.free.push(running.place);
+        if state.drivers == 0 {
+            self.drive_more(&mut state);
+        }
+        drop(state);
+        self.metrics.execution.record(running.since.elapsed().as_secs_f64());
+        match ended {
+            Ended::TimedOut => self.metrics.timeout.increment(1),
+            Ended::Panicked(_) => self.metrics.panic.increment(1),
+            Ended::Performed(_) => {}
+        }
+        let (key, line) = (ready.key(), ready.line);
+        let Ready { envelope, body, .. } = ready;
+        let completion =
+            outcome::completion(&self.policy, &self.shared.minter, clock::now(), envelope, body.clone(), ended);
+        self.count(&completion);
+        self.hand_over(completion, body, key, line);
+    }
+
+    fn count(&self, completion: &Completion) {
+        let counter = match completion.outcome {
+            Outcome::Succeeded { .. } => &self.metrics.ok,
+            Outcome::Retry { .. } => &self.metrics.retry,
+            Outcome::Snooze { .. } => &self.metrics.snooze,
+            Outcome::Dead { .. } => &self.metrics.dead,
+        };
+        counter.increment(1);
+    }
+
+    fn hand_over(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey, line: usize) {
+        self.ended.fetch_add(1, Relaxed);
+        let lane = &self.shared.lanes[line % self.shared.lanes.len()];
+        lane.push(Finished { completion, body, key, executor: self.clone() });
+    }
+
+    /// Settles jobs that are recorded, or need not be. Answers the ids of those that were published again with another
+    /// body while they were held.
+    pub(super) fn settle(jobs: impl IntoIterator<Item = (Arc<Self>, RunKey)>) -> Vec<uuid::Uuid> {
+        let mut by_executor: Vec<(Arc<Self>, Vec<RunKey>)> = Vec::new();
+        for (executor, key) in jobs {
+            match by_executor.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &executor)) {
+                Some((_, keys)) => keys.push(key),
+                None => by_executor.push((executor, vec![key])),
+            }
+        }
+        let mut conflicts = Vec::new();
+        for (executor, keys) in by_executor {
+            let mut receipts: Vec<Vec<Receipt>> = vec![Vec::new(); executor.lines().len()];
+            let mut inflight = lock(&executor.inflight);
+            for key in keys {
+                let Some(released) = inflight.leave(key) else { continue };
+                released.copies.into_iter().for_each(|copy| receipts[copy.line].push(copy.receipt));
+                if released.conflict {
+                    conflicts.push(key.0);
+                }
+            }
+            drop(inflight);
+            for (line, receipts) in executor.lines().iter().zip(receipts) {
+                if !receipts.is_empty() {
+                    line.settle(&receipts);
+                }
+            }
+            executor.shared.settled.notify_waiters();
+        }
+        conflicts
+    }
+
+    /// Ends what has run for too long, and sees to it that what waits is not stuck behind a job that keeps its thread.
+    /// To be called a few times a second. Answers whether anything runs or waits.
+    pub(super) fn tick(self: &Arc<Self>, last_started: &mut u64) -> bool {
+        let mut state = lock(&self.state);
+        #[expect(clippy::cast_precision_loss, reason = "at most 10,000")]
+        self.metrics.inflight.set(state.running() as f64);
+        let overdue: Vec<_> = state
+            .running
+            .iter()
+            .flatten()
+            .filter(|running| running.since.elapsed() >= self.policy.timeout)
+            .cloned()
+            .collect();
+        if state.started == *last_started && state.running() < self.policy.concurrency && !state.ready.is_empty() {
+            // There is room and work, and yet nothing has started since the last time: all drivers are stuck in a job,
+            // or the gate was closed.
+            if state.drivers > 0 && !state.draining && self.shared.gate.is_open() {
+                state.drivers += 1;
+                self.shared.jobs.spawn(self.clone().drive());
+            }
+            self.drive_more(&mut state);
+        }
+        *last_started = state.started;
+        let busy = state.running() > 0 || !state.ready.is_empty();
+        drop(state);
+        for running in overdue {
+            running.control.token.cancel();
+            if let Some(task) = running.task.get() {
+                task.abort();
+            }
+            self.end(&running, Ended::TimedOut);
+        }
+        busy
+    }
+
+    /// Nothing more starts. Answers what had not, and is given back.
+    pub(super) fn give_back_unstarted(&self) -> usize {
+        let mut state = lock(&self.state);
+        state.draining = true;
+        let unstarted = std::mem::take(&mut state.ready);
+        drop(state);
+        let count = unstarted.len();
+        for ready in unstarted {
+            let released = lock(&self.inflight).leave(ready.key());
+            for copy in released.into_iter().flat_map(|released| released.copies) {
+                self.lines()[copy.line].give_back(&[copy.receipt]);
+            }
+        }
+        count
+    }
+
+    /// Tells what runs to stop.
+    pub(super) fn cancel_running(&self) -> usize {
+        let state = lock(&self.state);
+        state.running.iter().flatten().for_each(|running| running.control.token.cancel());
+        state.running()
+    }
+
+    /// How many deliveries are neither settled nor given back.
+    pub(super) fn held(&self) -> usize {
+        lock(&self.inflight).len()
+    }
+
+    /// How many jobs have ended, and the bytes of all bodies taken in, since the start.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.ended.load(Relaxed), self.bytes.load(Relaxed))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,121 @@
+//! From a delivery to a job that may run.
+//!
+//! A copy of a job that is in work is attached to it. A keyed job is looked up before it runs: its key may be an old
+//! one, and its job long done.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use super::executor::{Executor, Ready};
+use crate::{
+    broker::{Delivery, Sink},
+    job::chain,
+    retry::Reconnect,
+    store::{Known, Store},
+};
+
+/// How many keyed jobs are looked up at once.
+const LOOKUP: usize = 500;
+
+/// One line's way into an executor.
+pub(super) struct Intake {
+    line: usize,
+    executor: Arc<Executor>,
+    lookups: Lookups,
+}
+
+impl Intake {
+    pub(super) fn new(line: usize, executor: Arc<Executor>, lookups: Lookups) -> Self {
+        Self { line, executor, lookups }
+    }
+}
+
+impl Sink for Intake {
+    fn deliver(&self, burst: Vec<Delivery>) {
+        let ready = burst.into_iter().filter_map(|delivery| self.executor.take_in(self.line, delivery));
+        let (keyed, unkeyed): (Vec<_>, Vec<_>) = ready.partition(|ready| ready.envelope.key.is_keyed());
+        self.executor.admit(unkeyed);
+        for ready in keyed {
+            // The task behind it lives as long as the executor; at the very end its jobs come again elsewhere.
+            _ = self.lookups.0.send(ready);
+        }
+    }
+}
+
+/// Looks keyed jobs up, together with their neighbours.
+#[derive(Clone)]
+pub(super) struct Lookups(mpsc::UnboundedSender<Ready>);
+
+impl Lookups {
+    pub(super) fn start(
+        executor: Arc<Executor>,
+        store: Arc<dyn Store>,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        // What bounds it is the prefetch.
+        let (sender, waiting) = mpsc::unbounded_channel();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(look_up(executor, store, waiting)));
+        Self(sender)
+    }
+}
+
+async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut waiting: mpsc::UnboundedReceiver<Ready>) {
+    let mut batch = Vec::with_capacity(LOOKUP);
+    while waiting.recv_many(&mut batch, LOOKUP).await > 0 {
+        let ids: Vec<_> = batch.iter().map(|ready| ready.envelope.id).collect();
+        let known = look_up_surely(store.as_ref(), &ids).await;
+        let is_over = |ready: &Ready| {
+            let known = known.iter().find(|known| known.id == ready.envelope.id)?;
+            // Another tenant's row is another job; the fence refuses it.
+            let same = known.tenant == ready.envelope.tenant;
+            let other_body =
+                same && ready.envelope.key.digest().is_some() && ready.envelope.key.digest() != known.digest.as_ref();
+            (known.state.is_terminal() || known.run > ready.envelope.run || other_body).then_some(other_body)
+        };
+        let mut conflicts = Vec::new();
+        let mut over = Vec::new();
+        let mut run = Vec::with_capacity(batch.len());
+        for ready in batch.drain(..) {
+            match is_over(&ready) {
+                None => run.push(ready),
+                Some(other_body) => {
+                    if other_body {
+                        conflicts.push(ready.envelope.id);
+                    }
+                    over.push((executor.clone(), ready.key()));
+                }
+            }
+        }
+        executor.admit(run);
+        conflicts.extend(Executor::settle(over));
+        note_conflicts(store.as_ref(), &conflicts).await;
+    }
+}
+
+async fn look_up_surely(store: &dyn Store, ids: &[uuid::Uuid]) -> Vec<Known> {
+    let mut pauses = Reconnect::new();
+    loop {
+        match store.lookup(ids).await {
+            Ok(known) => return known,
+            Err(error) => {
+                let pause = pauses.pause();
+                warn!(error = chain(&error), ?pause, "cannot look keyed jobs up; they wait");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Notes that jobs were published again under their key with another body. The note is for people; a job does not wait
+/// for it.
+pub(super) async fn note_conflicts(store: &dyn Store, ids: &[uuid::Uuid]) {
+    if !ids.is_empty()
+        && let Err(error) = store.note_conflicts(ids).await
+    {
+        warn!(?ids, error = chain(&error), "could not note that jobs were published again with another body");
+    }
+}

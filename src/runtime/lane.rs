@@ -1,0 +1,221 @@
+//! Group commit: what is finished is recorded in batches, and only then settled.
+//!
+//! A lane gathers a batch while the one before it commits: the commit in flight is the batching window, and no timer
+//! ever waits for more. Lanes share nothing, so that one commit does not wait for another.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tracing::{error, warn};
+use warren_workers::{Disposition, Policy};
+
+use super::{executor::Executor, gate::Gate, inflight::RunKey, intake::note_conflicts};
+use crate::{
+    job::{Completion, Failure, Outcome, chain},
+    retry::{self, Reconnect, Verdict},
+    store::{Record, Store, StoreError},
+};
+
+/// How much one commit takes at most.
+const MAX_ROWS: usize = 500;
+const MAX_BYTES: usize = 4 << 20;
+/// Before a batch that met others at its rows is tried again.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
+
+/// Something to be recorded, and what is to be settled with it.
+pub(super) struct Finished {
+    pub(super) completion: Completion,
+    /// The body, should the outcome have to be another one after all.
+    pub(super) body: Bytes,
+    /// Under which it is held: the id in the completion is another one where the message's own is not believed.
+    pub(super) key: RunKey,
+    pub(super) executor: Arc<Executor>,
+}
+
+/// One lane: a queue of what is finished, and a task that records it.
+#[derive(Default)]
+pub(super) struct Lane {
+    finished: Mutex<Vec<Finished>>,
+    wake: Notify,
+}
+
+impl Lane {
+    /// Takes one in. Returns at once; what bounds the queue is the prefetch.
+    pub(super) fn push(&self, finished: Finished) {
+        let mut queue = self.lock();
+        queue.push(finished);
+        let was_empty = queue.len() == 1;
+        drop(queue);
+        if was_empty {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Records for as long as the process runs.
+    pub(super) async fn run(self: Arc<Self>, mut record: Box<dyn Record>, gate: Arc<Gate>, store: Arc<dyn Store>) {
+        // What another of the same batch kept out of it, to be looked at first.
+        let mut carried = Vec::new();
+        loop {
+            let batch = self.gather(&mut carried).await;
+            let (batch, copies) = one_for_each_id(batch, &mut carried);
+            let mut completions = Vec::with_capacity(batch.len());
+            let mut held = Vec::with_capacity(batch.len());
+            for Finished { completion, body, key, executor } in batch {
+                completions.push(completion);
+                held.push((executor, key, body));
+            }
+            let fenced = record_surely(record.as_mut(), completions, &held, &gate).await;
+            if fenced > 0 {
+                metrics::counter!(crate::telemetry::FENCED).increment(fenced as u64);
+            }
+            let conflicts = Executor::settle(held.into_iter().map(|(executor, key, _)| (executor, key)).chain(copies));
+            note_conflicts(store.as_ref(), &conflicts).await;
+        }
+    }
+
+    async fn gather(&self, carried: &mut Vec<Finished>) -> Vec<Finished> {
+        let mut batch = std::mem::take(carried);
+        loop {
+            batch = self.take(batch);
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn take(&self, mut batch: Vec<Finished>) -> Vec<Finished> {
+        let mut queue = self.lock();
+        if batch.is_empty() && queue.len() <= MAX_ROWS {
+            batch = std::mem::take(&mut *queue);
+        } else {
+            let room = MAX_ROWS.saturating_sub(batch.len()).min(queue.len());
+            batch.extend(queue.drain(..room));
+        }
+        cut(&mut batch, &mut queue);
+        batch
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Finished>> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts back what would make the batch too many bytes.
+fn cut(batch: &mut Vec<Finished>, queue: &mut Vec<Finished>) {
+    let mut bytes = 0;
+    let fits = batch.iter().take_while(|finished| {
+        bytes += size(&finished.completion);
+        bytes <= MAX_BYTES
+    });
+    // One alone always fits: it is bounded by itself.
+    let fits = fits.count().max(1);
+    if fits < batch.len() {
+        queue.splice(0..0, batch.drain(fits..));
+    }
+}
+
+fn size(completion: &Completion) -> usize {
+    let after = completion.after();
+    let follow_ups: usize = after.follow_ups.iter().map(|job| job.body.len()).sum();
+    completion.body.as_ref().map_or(0, Bytes::len) + after.output.map_or(0, <[u8]>::len) + follow_ups
+}
+
+type Settlement = (Arc<Executor>, RunKey);
+
+/// Sorts by id and keeps one for each. Others of the same run are settled with it; others of another run wait for the
+/// next batch, where they meet the fence by themselves.
+fn one_for_each_id(mut batch: Vec<Finished>, carried: &mut Vec<Finished>) -> (Vec<Finished>, Vec<Settlement>) {
+    batch.sort_by_key(|finished| finished.completion.envelope.id);
+    let repeats = |pair: &[Finished]| pair[0].completion.envelope.id == pair[1].completion.envelope.id;
+    if !batch.windows(2).any(repeats) {
+        return (batch, Vec::new());
+    }
+    let mut kept: Vec<Finished> = Vec::with_capacity(batch.len());
+    let mut copies = Vec::new();
+    for finished in batch {
+        let envelope = &finished.completion.envelope;
+        match kept.last().map(|last| &last.completion.envelope) {
+            Some(last) if last.id == envelope.id && last.run == envelope.run => {
+                copies.push((finished.executor, finished.key));
+            }
+            Some(last) if last.id == envelope.id => carried.push(finished),
+            _ => kept.push(finished),
+        }
+    }
+    (kept, copies)
+}
+
+/// Records a batch, however long it takes. Answers how many lost the fence.
+async fn record_surely(
+    record: &mut dyn Record,
+    batch: Vec<Completion>,
+    held: &[(Arc<Executor>, RunKey, Bytes)],
+    gate: &Gate,
+) -> usize {
+    let whole = 0..batch.len();
+    let mut parts = Vec::from_iter([whole]);
+    let mut batch = Arc::new(batch);
+    let mut fenced = 0;
+    let mut pauses = Reconnect::new();
+    while let Some(part) = parts.pop() {
+        let rows = part.len();
+        match record.record(&batch, part.clone()).await {
+            Ok(lost) => {
+                fenced += lost;
+                pauses.reset();
+                gate.reached();
+            }
+            Err(StoreError::Conflict(cause)) => {
+                warn!(rows, cause = chain(cause.as_ref()), "recording met others at its rows; once more");
+                tokio::time::sleep(CONFLICT_PAUSE).await;
+                parts.push(part);
+            }
+            Err(StoreError::Unavailable(cause)) => {
+                let pause = pauses.pause();
+                warn!(rows, cause = chain(cause.as_ref()), ?pause, "cannot record; what is finished is held");
+                gate.missed();
+                tokio::time::sleep(pause).await;
+                parts.push(part);
+            }
+            Err(StoreError::Data(cause)) if rows == 1 => {
+                let (culprit, (executor, _, body)) = (&mut Arc::make_mut(&mut batch)[part.start], &held[part.start]);
+                let cause = chain(cause.as_ref());
+                error!(job = %culprit.envelope.id, kind = %culprit.envelope.kind, cause, "the outcome cannot be recorded");
+                *culprit = unrecordable(culprit, body.clone(), executor.policy(), &cause);
+                parts.push(part);
+            }
+            // One row among many: halve until it stands alone.
+            Err(StoreError::Data(_)) => {
+                let middle = part.start + rows / 2;
+                parts.extend([middle..part.end, part.start..middle]);
+            }
+        }
+    }
+    fenced
+}
+
+/// What is recorded instead of an outcome that the database refuses: a failed attempt.
+fn unrecordable(culprit: &Completion, body: Bytes, policy: &Policy, cause: &str) -> Completion {
+    let failure = Failure::new(UNRECORDABLE, format!("the database refuses the outcome: {cause}"));
+    let mut envelope = culprit.envelope.clone();
+    let was = culprit.after();
+    if was.reason == Some(UNRECORDABLE) {
+        // It is not the outcome, so it is what came with the message: keep its identity and its bytes.
+        envelope.source = None;
+        envelope.trace = None;
+        envelope.root = None;
+        return Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } };
+    }
+    let outcome = match retry::decide(policy, envelope.attempt.saturating_add(1), Disposition::Retry) {
+        Verdict::Again(delay) | Verdict::Later(delay) => Outcome::Retry { delay, failure },
+        Verdict::Dead => Outcome::Dead { failure },
+    };
+    Completion { envelope, body: Some(body), outcome }
+}
+
+const UNRECORDABLE: &str = "unrecordable";

@@ -1,0 +1,166 @@
+//! The worker role: takes jobs from the broker, runs them, records what came of them, and settles them, in that order.
+//!
+//! Owns registration ([`registry`]), a job's way through a process ([`executor`]), and group commit ([`lane`]). It
+//! promises that nothing is settled that is not recorded, that a panic, a hang or a blocked thread harms only its own
+//! job, and that a drain leaves nothing behind that was started. It must not know which broker or store it works on.
+
+mod executor;
+mod gate;
+mod inflight;
+mod intake;
+mod lane;
+mod outcome;
+mod prefetch;
+pub mod registry;
+
+use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use self::{
+    executor::{Executor, Shared},
+    gate::Gate,
+    intake::Intake,
+    lane::Lane,
+    prefetch::Prefetch,
+    registry::Registry,
+};
+use crate::{broker::Subscribe, id::Minter, store::Store};
+
+/// More lanes than this gain nothing.
+const MAX_LANES: usize = 4;
+/// How often timeouts are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A running worker role.
+pub struct Runtime {
+    executors: Vec<Arc<Executor>>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    jobs: Option<tokio::runtime::Runtime>,
+}
+
+/// What a drain left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Jobs that had not started and were given back.
+    pub given_back: usize,
+    /// Jobs that still ran at the deadline; they come again elsewhere.
+    pub abandoned: usize,
+}
+
+impl Runtime {
+    /// Begins to work. Must be called within the runtime that receives, records and settles.
+    pub fn start(
+        registry: &Registry,
+        broker: &dyn Subscribe,
+        store: Arc<dyn Store>,
+        minter: Arc<Minter>,
+    ) -> std::io::Result<Self> {
+        let cores = available_parallelism().map_or(2, NonZero::get);
+        let jobs = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("warren-job")
+            .worker_threads((2 * cores).max(8))
+            .enable_all()
+            .build()?;
+        let gate = Arc::new(Gate::default());
+        let lanes: Vec<_> = (0..cores.min(MAX_LANES)).map(|_| Arc::<Lane>::default()).collect();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        for lane in &lanes {
+            let run = lane.clone().run(store.lane(), gate.clone(), store.clone());
+            tasks.spawn(stop.clone().run_until_cancelled_owned(run));
+        }
+        let shared = Arc::new(Shared {
+            jobs: jobs.handle().clone(),
+            drivers: cores,
+            lanes,
+            gate,
+            minter,
+            settled: Notify::new(),
+        });
+        let (mut executors, mut watched) = (Vec::new(), Vec::new());
+        for (kind, registered) in registry.iter() {
+            let executor = Arc::new(Executor::new(kind.clone(), registered, shared.clone()));
+            let lookups = intake::Lookups::start(executor.clone(), store.clone(), &stop, &tasks);
+            let prefetch = Prefetch::new(&registered.policy, shared.lanes.len(), std::time::Instant::now());
+            let lines = (0..shared.lanes.len()).map(|line| {
+                let sink = Arc::new(Intake::new(line, executor.clone(), lookups.clone()));
+                broker.subscribe(kind, prefetch.per_line(), sink)
+            });
+            executor.attach(lines.collect());
+            watched.push(Watched { executor: executor.clone(), prefetch, started: 0 });
+            executors.push(executor);
+        }
+        tasks.spawn(stop.clone().run_until_cancelled_owned(watch(watched)));
+        Ok(Self { executors, shared, stop, tasks, jobs: Some(jobs) })
+    }
+
+    /// Takes nothing more in, finishes what was delivered, and gives back what had not started by the deadline.
+    pub async fn drain(mut self, within: Duration) -> Drained {
+        let deadline = Instant::now() + within;
+        for line in self.executors.iter().flat_map(|executor| executor.lines()) {
+            line.stop().await;
+        }
+        loop {
+            let settled = self.shared.settled.notified();
+            if self.held() == 0 || timeout_at(deadline, settled).await.is_err() {
+                break;
+            }
+        }
+        let mut drained = Drained::default();
+        for executor in &self.executors {
+            drained.given_back += executor.give_back_unstarted();
+            drained.abandoned += executor.cancel_running();
+        }
+        for line in self.executors.iter().flat_map(|executor| executor.lines()) {
+            line.close().await;
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(jobs) = self.jobs.take() {
+            // A job that keeps its thread must not keep the process.
+            jobs.shutdown_background();
+        }
+        match drained {
+            Drained { given_back: 0, abandoned: 0 } => info!("drained"),
+            Drained { given_back, abandoned } => warn!(given_back, abandoned, "drained at the deadline"),
+        }
+        drained
+    }
+
+    fn held(&self) -> usize {
+        self.executors.iter().map(|executor| executor.held()).sum()
+    }
+}
+
+struct Watched {
+    executor: Arc<Executor>,
+    prefetch: Prefetch,
+    started: u64,
+}
+
+/// Looks after timeouts, drivers that are stuck, and the prefetch.
+async fn watch(mut kinds: Vec<Watched>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let share = prefetch::share(kinds.iter().map(|kind| kind.prefetch.bytes()).sum());
+        let now = std::time::Instant::now();
+        for Watched { executor, prefetch, started } in &mut kinds {
+            executor.tick(started);
+            let (ended, bytes) = executor.totals();
+            if prefetch.measure(ended, bytes, share, now) {
+                debug!(kind = %executor.kind(), per_line = prefetch.per_line(), "another prefetch");
+                executor.lines().iter().for_each(|line| line.set_prefetch(prefetch.per_line()));
+            }
+        }
+    }
+}

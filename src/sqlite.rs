@@ -1,0 +1,351 @@
+//! The one SQLite file of an embedded installation: who may open it, how it is read, and how it is written.
+//!
+//! SQLite has one writer at a time, so all writes of a process go through one connection and one task, which commits
+//! whatever has gathered while the commit before it was under way: a single durable commit costs the disk's flush, and a
+//! hundred in one cost the same. A write that fails harms no other of its commit. The store and the embedded broker share
+//! this file and know nothing of each other.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqliteConnection, SqlitePool,
+    query::Query,
+    sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+use tracing::error;
+
+/// How many writes go into one commit at most.
+const WRITES: usize = 64;
+/// How long a write that nobody waits for waits for one that someone waits for.
+const LAZY: Duration = Duration::from_millis(50);
+/// How many read at once.
+const READERS: u32 = 4;
+/// How long another process, an operator's command for instance, may hold the file.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process runs on it.
+    #[error("{} is in use by process {pid}: one installation runs in one process", path.display())]
+    InUse {
+        /// The data folder.
+        path: PathBuf,
+        /// Who.
+        pid: String,
+    },
+    /// The folder or a file in it cannot be used.
+    #[error("{} cannot be used", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// SQLite cannot open it.
+    #[error("{} cannot be opened", path.display())]
+    Sqlite {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+/// Why a write was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// SQLite refused it.
+    #[error("SQLite refused the write")]
+    Sqlite(#[source] Arc<sqlx::Error>),
+    /// The process is on its way out.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// The file, open.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    readers: SqlitePool,
+    writes: mpsc::UnboundedSender<Message>,
+    /// Held for as long as the process runs on the file.
+    _lock: Option<File>,
+}
+
+/// Whether a process runs an installation on the file, or looks in for a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Runs on it: there is only one.
+    Owner,
+    /// Looks in: an operator's command.
+    Visitor,
+}
+
+enum Message {
+    Write(Box<dyn Work>),
+    Lazy(Box<dyn Work>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The name of the database within its folder.
+const FILE: &str = "warren.db";
+/// The name of the lock beside it.
+const LOCK: &str = "warren.lock";
+
+impl Database {
+    /// Opens the database in a folder, which an owner makes if it is not there. Must be called within a tokio runtime.
+    pub async fn open(folder: &Path, as_: Use) -> Result<Self, OpenError> {
+        let lock = match as_ {
+            Use::Owner => {
+                let io = |source| OpenError::Io { path: folder.to_owned(), source };
+                std::fs::create_dir_all(folder).map_err(io)?;
+                Some(lock(folder)?)
+            }
+            Use::Visitor => None,
+        };
+        let path = folder.join(FILE);
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(as_ == Use::Owner)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A commit is on the disk before it is answered: anything less may lose an accepted job with the power.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY)
+            .pragma("wal_autocheckpoint", "4000")
+            .disable_statement_logging();
+        let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
+        let writer = options.connect().await.map_err(sqlite)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(sqlite)?;
+        let (writes, received) = mpsc::unbounded_channel();
+        tokio::spawn(write_all(writer, received));
+        Ok(Self { path, readers, writes, _lock: lock })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For reading. What was written is seen as soon as its write was answered.
+    pub fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Writes in a transaction that may hold other writes too, and answers when it is on the disk. `work` may run more
+    /// than once, and must do nothing but write.
+    pub async fn write<T, F>(&self, work: F) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let write = Box::new(Write { work, done: None, answer });
+        self.writes.send(Message::Write(write)).map_err(|_| WriteError::Closed)?;
+        answered.await.unwrap_or(Err(WriteError::Closed))
+    }
+
+    /// Writes together with the next write, or a moment later. Nobody waits for it.
+    pub fn write_lazily<F>(&self, work: F)
+    where
+        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync + 'static,
+    {
+        let (answer, _) = oneshot::channel();
+        _ = self.writes.send(Message::Lazy(Box::new(Write { work, done: None, answer })));
+    }
+
+    /// Writes all that was asked for so far, and nothing after it.
+    pub async fn close(&self) {
+        let (done, answer) = oneshot::channel();
+        if self.writes.send(Message::Close(done)).is_ok() {
+            _ = answer.await;
+        }
+        self.readers.close().await;
+    }
+}
+
+/// Takes the folder for this process, or says whose it is.
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join(LOCK);
+    let io = |source| OpenError::Io { path: path.clone(), source };
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(io)?;
+            return Err(OpenError::InUse { path: folder.to_owned(), pid: pid.trim().to_owned() });
+        }
+        Err(TryLockError::Error(source)) => return Err(io(source)),
+    }
+    file.set_len(0).map_err(io)?;
+    file.rewind().map_err(io)?;
+    writeln!(file, "{}", std::process::id()).map_err(io)?;
+    Ok(file)
+}
+
+/// One write.
+#[async_trait]
+trait Work: Send {
+    async fn run(&mut self, connection: &mut SqliteConnection) -> sqlx::Result<()>;
+    fn answer(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>);
+}
+
+struct Write<F, T> {
+    work: F,
+    done: Option<T>,
+    answer: oneshot::Sender<Result<T, WriteError>>,
+}
+
+#[async_trait]
+impl<F, T> Work for Write<F, T>
+where
+    T: Send,
+    F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + Sync,
+{
+    async fn run(&mut self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+        self.done = Some((self.work)(connection).await?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
+        let answer = match (committed, self.done) {
+            (Ok(()), Some(done)) => Ok(done),
+            (Ok(()), None) => Err(WriteError::Closed),
+            (Err(error), _) => Err(WriteError::Sqlite(error)),
+        };
+        // Whoever asked may have gone away; the write is done all the same.
+        _ = self.answer.send(answer);
+    }
+}
+
+async fn write_all(mut connection: SqliteConnection, mut messages: mpsc::UnboundedReceiver<Message>) {
+    let mut received = Vec::with_capacity(WRITES);
+    let mut works: Vec<Box<dyn Work>> = Vec::with_capacity(WRITES);
+    let mut closing = None;
+    // Until when lazy writes wait for company.
+    let mut patience = Instant::now();
+    while closing.is_none() {
+        if works.is_empty() {
+            if messages.recv_many(&mut received, WRITES).await == 0 {
+                break;
+            }
+            patience = Instant::now() + LAZY;
+        } else if let Ok(0) = timeout_at(patience, messages.recv_many(&mut received, WRITES)).await {
+            closing = Some(None);
+        }
+        let mut hurried = Instant::now() >= patience;
+        for message in received.drain(..) {
+            match message {
+                Message::Write(work) => {
+                    hurried = true;
+                    works.push(work);
+                }
+                Message::Lazy(work) => works.push(work),
+                Message::Close(done) => closing = Some(Some(done)),
+            }
+        }
+        if hurried || closing.is_some() || works.len() >= WRITES {
+            commit(&mut connection, std::mem::take(&mut works)).await;
+        }
+    }
+    if let Err(error) = connection.close().await {
+        error!(%error, "SQLite did not close cleanly");
+    }
+    if let Some(Some(done)) = closing {
+        _ = done.send(());
+    }
+}
+
+/// Does all in one transaction; where one of them fails, each in its own.
+async fn commit(connection: &mut SqliteConnection, mut works: Vec<Box<dyn Work>>) {
+    if works.is_empty() {
+        return;
+    }
+    match transact(connection, &mut works).await {
+        Ok(()) => works.into_iter().for_each(|work| work.answer(Ok(()))),
+        Err(error) if works.len() == 1 => {
+            let error = Arc::new(error);
+            for work in works {
+                work.answer(Err(error.clone()));
+            }
+        }
+        Err(_) => {
+            for work in works {
+                let mut alone = vec![work];
+                let done = transact(connection, &mut alone).await.map_err(Arc::new);
+                for work in alone {
+                    work.answer(done.clone());
+                }
+            }
+        }
+    }
+}
+
+async fn transact(connection: &mut SqliteConnection, works: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
+    connection.execute("BEGIN IMMEDIATE").await?;
+    let mut done = Ok(());
+    for work in works {
+        done = work.run(connection).await;
+        if done.is_err() {
+            break;
+        }
+    }
+    if done.is_ok() {
+        done = connection.execute("COMMIT").await.map(drop);
+    }
+    if done.is_err() {
+        // SQLite has rolled back by itself after some errors, and then says that there is nothing to roll back.
+        _ = connection.execute("ROLLBACK").await;
+    }
+    done
+}
+
+/// A statement over many rows, in a few fixed sizes: SQLite reads a statement's text once for each size and no more.
+#[derive(Debug)]
+pub struct MultiRow {
+    sizes: [(usize, Arc<str>); 4],
+}
+
+impl MultiRow {
+    /// `head`, then for each row `row` joined by commas, then `tail`. All three are constants of the program.
+    pub fn new(head: &'static str, row: &'static str, tail: &'static str) -> Self {
+        let sizes = [128, 32, 8, 1].map(|size| {
+            let rows = vec![row; size].join(",");
+            (size, Arc::from(format!("{head} {rows} {tail}")))
+        });
+        Self { sizes }
+    }
+
+    /// Cuts rows into statements.
+    pub fn statements<'a, R>(
+        &'a self,
+        mut rows: &'a [R],
+    ) -> impl Iterator<Item = (Query<'a, Sqlite, SqliteArguments>, &'a [R])> {
+        std::iter::from_fn(move || {
+            let (size, text) = self.sizes.iter().find(|(size, _)| *size <= rows.len())?;
+            let (now, later) = rows.split_at(*size);
+            rows = later;
+            Some((sqlx::query(AssertSqlSafe(text.clone())), now))
+        })
+    }
+}

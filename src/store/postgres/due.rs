@@ -1,0 +1,141 @@
+//! The dispatcher's side of the table: claim, publish elsewhere, settle.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{Postgres, connect::detached, jobs};
+use crate::{
+    job::Kind,
+    store::{Claim, Due, StoreError},
+};
+
+/// The kinds that have anything due at all, by hopping from one to the next in the index `jobs_due`.
+macro_rules! due_kinds {
+    () => {
+        "WITH RECURSIVE kinds (kind) AS (
+             (SELECT kind FROM jobs WHERE due_at IS NOT NULL ORDER BY kind LIMIT 1)
+             UNION ALL
+             SELECT (SELECT jobs.kind FROM jobs
+                     WHERE due_at IS NOT NULL AND jobs.kind > kinds.kind ORDER BY jobs.kind LIMIT 1)
+             FROM kinds WHERE kinds.kind IS NOT NULL
+         )"
+    };
+}
+
+fn names(kinds: &[Kind]) -> Vec<String> {
+    kinds.iter().map(Kind::to_string).collect()
+}
+
+#[async_trait]
+impl Due for Postgres {
+    async fn claim(&self, limit: usize, lease: Duration, except: &[Kind]) -> Result<Claim, StoreError> {
+        let (pool, except) = (self.pool.clone(), names(except));
+        detached(async move {
+            let token = Uuid::new_v8(rand_bytes()?);
+            let rows = sqlx::query(concat!(
+                due_kinds!(),
+                ", quota (per_kind) AS (
+                     SELECT greatest(1, $1::bigint / greatest(1, count(*))) FROM kinds
+                     WHERE kind IS NOT NULL AND kind <> ALL ($4)
+                 ), due (id) AS (
+                     SELECT taken.id FROM kinds CROSS JOIN quota
+                     CROSS JOIN LATERAL (
+                         SELECT id FROM jobs
+                         WHERE jobs.kind = kinds.kind AND due_at <= now()
+                           AND (claimed_until IS NULL OR claimed_until < now())
+                         ORDER BY due_at LIMIT quota.per_kind FOR UPDATE SKIP LOCKED
+                     ) AS taken
+                     WHERE kinds.kind IS NOT NULL AND kinds.kind <> ALL ($4)
+                 )
+                 UPDATE jobs
+                 SET claim = $2, claimed_until = now() + $3::bigint * interval '1 microsecond'
+                 FROM due WHERE jobs.id = due.id
+                 RETURNING jobs.id, created_at, root, run, version, attempt, keyed, suspect, kind, tenant, source,
+                           trace_parent, trace_state, fingerprint, body"
+            ))
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(token)
+            .bind(jobs::micros(lease))
+            .bind(except)
+            .fetch_all(&pool)
+            .await?;
+            let jobs = rows
+                .iter()
+                .map(|row| Ok((jobs::envelope(row)?, row.try_get::<Option<_>, _>("body")?.unwrap_or_default())))
+                .collect::<sqlx::Result<_>>()?;
+            Ok(Claim { token, jobs })
+        })
+        .await
+    }
+
+    async fn published(&self, token: Uuid, jobs: &[(Uuid, u32)]) -> Result<u64, StoreError> {
+        let (ids, runs): (Vec<_>, Vec<_>) = jobs.iter().map(|(id, run)| (*id, run.cast_signed())).unzip();
+        let pool = self.pool.clone();
+        detached(async move {
+            let done = sqlx::query(
+                "UPDATE jobs
+                 SET state = 'queued', due_at = NULL, claim = NULL, claimed_until = NULL
+                 FROM unnest($2::uuid[], $3::int[]) AS c (id, run)
+                 WHERE jobs.id = c.id AND jobs.run = c.run AND claim = $1 AND state IN ('scheduled', 'retrying')",
+            )
+            .bind(token)
+            .bind(ids)
+            .bind(runs)
+            .execute(&pool)
+            .await?;
+            Ok(done.rows_affected())
+        })
+        .await
+    }
+
+    async fn release(&self, token: Uuid, ids: &[Uuid]) -> Result<(), StoreError> {
+        let (pool, ids) = (self.pool.clone(), ids.to_vec());
+        detached(async move {
+            sqlx::query("UPDATE jobs SET claim = NULL, claimed_until = NULL WHERE id = ANY($2) AND claim = $1")
+                .bind(token)
+                .bind(ids)
+                .execute(&pool)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn next_due(&self, except: &[Kind]) -> Result<Option<Duration>, StoreError> {
+        let (pool, except) = (self.pool.clone(), names(except));
+        detached(async move {
+            let row = sqlx::query(concat!(
+                due_kinds!(),
+                " SELECT (extract(epoch FROM min(first.at) - now()) * 1000000)::bigint
+                 FROM kinds CROSS JOIN LATERAL (
+                     SELECT greatest(due_at, claimed_until) AS at FROM jobs
+                     WHERE jobs.kind = kinds.kind AND due_at IS NOT NULL
+                       AND (claimed_until IS NULL OR claimed_until < now())
+                     ORDER BY due_at LIMIT 1
+                 ) AS first
+                 WHERE kinds.kind IS NOT NULL AND kinds.kind <> ALL ($1)"
+            ))
+            .bind(except)
+            .fetch_one(&pool)
+            .await?;
+            let micros: Option<i64> = row.try_get(0)?;
+            Ok(micros.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0))))
+        })
+        .await
+    }
+
+    async fn wait(&self, at_most: Duration) {
+        // Whether it was woken or its time is over is the same to whoever waits.
+        _ = timeout(at_most, self.due.notified()).await;
+    }
+}
+
+fn rand_bytes() -> sqlx::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| sqlx::Error::Io(std::io::Error::other(error)))?;
+    Ok(bytes)
+}

@@ -1,0 +1,78 @@
+//! The store port on Postgres.
+//!
+//! Owns its SQL and its schema. Recording has connections of its own, one a lane; everything else shares a small pool.
+
+mod connect;
+mod due;
+mod installation;
+mod jobs;
+mod prune;
+mod record;
+mod time;
+
+use std::sync::Arc;
+
+use sqlx::{PgPool, postgres::PgListener};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+pub use self::connect::{BadPgUrl, PgUrl};
+use crate::{
+    job::chain,
+    retry::Reconnect,
+    store::{Record, Store},
+};
+
+/// How many connections serve everything that is not recording.
+const POOL: u32 = 4;
+
+/// The store on Postgres.
+#[derive(Debug)]
+pub struct Postgres {
+    url: PgUrl,
+    pool: PgPool,
+    /// Something may have become due sooner than was known.
+    due: Arc<Notify>,
+    _listening: DropGuard,
+}
+
+impl Postgres {
+    /// A store at this URL. Connects when it is first asked; must be called within a tokio runtime.
+    pub fn new(url: PgUrl) -> Self {
+        let due = Arc::new(Notify::new());
+        let stop = CancellationToken::new();
+        let pool = url.pool(POOL);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(listen(url.clone(), due.clone())));
+        Self { url, pool, due, _listening: stop.drop_guard() }
+    }
+}
+
+impl Store for Postgres {
+    fn lane(&self) -> Box<dyn Record> {
+        Box::new(record::Lane::new(self.url.clone()))
+    }
+}
+
+/// Hands the database's notifications on. While it cannot, the dispatcher's own pace, a second, must do.
+async fn listen(url: PgUrl, due: Arc<Notify>) {
+    let mut pauses = Reconnect::new();
+    loop {
+        let pool = url.pool(1);
+        let ended = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen("warren_due").await?;
+            pauses.reset();
+            loop {
+                listener.recv().await?;
+                due.notify_one();
+            }
+        };
+        let ended: sqlx::Result<()> = ended.await;
+        if let Err(error) = ended {
+            debug!(error = chain(&error), "cannot listen for due jobs");
+        }
+        pool.close().await;
+        tokio::time::sleep(pauses.pause()).await;
+    }
+}

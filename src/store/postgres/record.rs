@@ -1,0 +1,235 @@
+//! Group commit: one lane, its connection, and the statements that record a batch.
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{
+    connect::{PgUrl, bounded},
+    jobs,
+    time::Timestamptz,
+};
+use crate::{
+    job::{Completion, Failure},
+    store::{Record, SOON, StoreError},
+};
+
+/// One lane. Its connection is its own, so that a batch pays for no check-out, and is thrown away when in doubt.
+pub(super) struct Lane {
+    url: PgUrl,
+    connection: Option<PgConnection>,
+}
+
+impl Lane {
+    pub(super) fn new(url: PgUrl) -> Self {
+        Self { url, connection: None }
+    }
+}
+
+#[async_trait]
+impl Record for Lane {
+    async fn record(&mut self, batch: &Arc<Vec<Completion>>, rows: Range<usize>) -> Result<usize, StoreError> {
+        let batch = &batch[rows];
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.url.connect().await?,
+        };
+        let recorded = if batch.iter().all(Completion::is_plain_success) {
+            // One statement is a transaction by itself, and nobody needs to know which of them won.
+            bounded(insert_successes(&mut connection, batch)).await
+        } else {
+            bounded(record_all(&mut connection, batch)).await
+        };
+        match recorded {
+            Ok(won) => {
+                self.connection = Some(connection);
+                Ok(batch.len() - won)
+            }
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(error) => {
+                if bounded(connection.execute("ROLLBACK")).await.is_ok() {
+                    self.connection = Some(connection);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The columns that every completion has, as arrays.
+#[derive(Default)]
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    created: Vec<Timestamptz>,
+    roots: Vec<Option<Uuid>>,
+    runs: Vec<i32>,
+    versions: Vec<i32>,
+    attempts: Vec<i16>,
+    keyed: Vec<bool>,
+    kinds: Vec<&'a str>,
+    tenants: Vec<&'a str>,
+    sources: Vec<Option<&'a str>>,
+    bodies: Vec<Option<&'a [u8]>>,
+    outputs: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a [Completion]) -> Self {
+        let mut columns = Self::default();
+        for completion in batch {
+            let (envelope, after) = (&completion.envelope, completion.after());
+            columns.ids.push(envelope.id);
+            columns.created.push(Timestamptz(envelope.created_at));
+            columns.roots.push(envelope.root);
+            columns.runs.push(after.run.cast_signed());
+            columns.versions.push(envelope.version.into());
+            columns.attempts.push(after.attempt.cast_signed());
+            columns.keyed.push(envelope.key.is_keyed());
+            columns.kinds.push(envelope.kind.as_str());
+            columns.tenants.push(envelope.tenant.as_str());
+            columns.sources.push(envelope.source.as_deref());
+            columns.bodies.push(completion.body.as_deref());
+            columns.outputs.push(after.output);
+        }
+        columns
+    }
+}
+
+async fn insert_successes(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<usize> {
+    let columns = Columns::of(batch);
+    let done = sqlx::query(
+        "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
+                           state, finished_at)
+         SELECT *, 'succeeded', now()
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
+                     $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[])
+         ON CONFLICT (id) DO UPDATE
+         SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
+             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspect = false,
+             reason = NULL, error = NULL, due_at = NULL, claim = NULL, claimed_until = NULL
+         WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.run <= excluded.run
+           AND jobs.tenant = excluded.tenant",
+    )
+    .bind(columns.ids)
+    .bind(columns.created)
+    .bind(columns.roots)
+    .bind(columns.runs)
+    .bind(columns.versions)
+    .bind(columns.attempts)
+    .bind(columns.keyed)
+    .bind(columns.kinds)
+    .bind(columns.tenants)
+    .bind(columns.sources)
+    .bind(columns.bodies)
+    .bind(columns.outputs)
+    .execute(connection)
+    .await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}
+
+/// A batch with more in it than plain successes, in one transaction.
+async fn record_all(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<usize> {
+    connection.execute("BEGIN").await?;
+    let won = upsert(connection, batch).await?;
+    let is_winner = |completion: &&Completion| won.binary_search(&completion.envelope.id).is_ok();
+    let (winners, losers): (Vec<_>, Vec<_>) = batch.iter().partition(is_winner);
+    insert_attempts(connection, &winners).await?;
+    let follow_ups: Vec<_> = winners.iter().flat_map(|completion| completion.after().follow_ups).collect();
+    jobs::insert_new(connection, &follow_ups).await?;
+    jobs::note_other_bodies(connection, &losers).await?;
+    let due_soon = |completion: &&Completion| completion.after().delay.is_some_and(|delay| delay < SOON);
+    if winners.iter().any(due_soon) {
+        connection.execute(jobs::NOTIFY).await?;
+    }
+    connection.execute("COMMIT").await?;
+    Ok(winners.len())
+}
+
+async fn upsert(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<Vec<Uuid>> {
+    let columns = Columns::of(batch);
+    let mut digests: Vec<Option<&[u8]>> = Vec::with_capacity(batch.len());
+    let mut states = Vec::with_capacity(batch.len());
+    let mut delays: Vec<Option<i64>> = Vec::with_capacity(batch.len());
+    let mut reasons: Vec<Option<&str>> = Vec::with_capacity(batch.len());
+    let mut errors: Vec<Option<&str>> = Vec::with_capacity(batch.len());
+    let mut traces: (Vec<Option<&str>>, Vec<Option<&str>>) = Default::default();
+    for completion in batch {
+        let (envelope, after) = (&completion.envelope, completion.after());
+        let trace = envelope.trace.as_deref();
+        digests.push(envelope.key.digest().map(<[u8; 32]>::as_slice));
+        traces.0.push(trace.map(|trace| trace.parent.as_str()));
+        traces.1.push(trace.and_then(|trace| trace.state.as_deref()));
+        states.push(after.state.as_str());
+        delays.push(after.delay.map(jobs::micros));
+        reasons.push(after.reason);
+        errors.push(after.failure.map(|failure| failure.text.as_str()));
+    }
+    let rows = sqlx::query(
+        "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
+                           fingerprint, reason, error, trace_parent, trace_state, state, due_at, finished_at)
+         SELECT c.id, c.created_at, c.root, c.run, c.version, c.attempt, c.keyed, c.kind, c.tenant, c.source, c.body,
+                c.output, c.fingerprint, c.reason, c.error, c.trace_parent, c.trace_state, c.state::job_state,
+                now() + c.delay * interval '1 microsecond', CASE WHEN c.delay IS NULL THEN now() END
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
+                     $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::text[],
+                     $15::text[], $16::text[], $17::text[], $18::text[], $19::bigint[])
+              AS c (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
+                    fingerprint, reason, error, trace_parent, trace_state, state, delay)
+         ON CONFLICT (id) DO UPDATE
+         SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
+             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspect = false,
+             reason = excluded.reason, error = excluded.error, due_at = excluded.due_at,
+             claim = NULL, claimed_until = NULL
+         WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.tenant = excluded.tenant
+           AND jobs.run <= excluded.run - CASE WHEN excluded.due_at IS NULL THEN 0 ELSE 1 END
+         RETURNING id",
+    )
+    .bind(columns.ids)
+    .bind(columns.created)
+    .bind(columns.roots)
+    .bind(columns.runs)
+    .bind(columns.versions)
+    .bind(columns.attempts)
+    .bind(columns.keyed)
+    .bind(columns.kinds)
+    .bind(columns.tenants)
+    .bind(columns.sources)
+    .bind(columns.bodies)
+    .bind(columns.outputs)
+    .bind(digests)
+    .bind(reasons)
+    .bind(errors)
+    .bind(traces.0)
+    .bind(traces.1)
+    .bind(states)
+    .bind(delays)
+    .fetch_all(connection)
+    .await?;
+    let mut won: Vec<Uuid> = rows.iter().map(|row: &PgRow| row.get(0)).collect();
+    won.sort_unstable();
+    Ok(won)
+}
+
+async fn insert_attempts(connection: &mut PgConnection, winners: &[&Completion]) -> sqlx::Result<()> {
+    let failed: Vec<_> =
+        winners.iter().filter_map(|completion| Some((completion, completion.after().failure?))).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let column = |text: fn(&Failure) -> &str| failed.iter().map(|(_, failure)| text(failure)).collect::<Vec<_>>();
+    sqlx::query(
+        "INSERT INTO attempts (id, run, attempt, code, error, failed_at)
+         SELECT *, now() FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::text[], $5::text[])
+         ON CONFLICT (id, run) DO NOTHING",
+    )
+    .bind(failed.iter().map(|(completion, _)| completion.envelope.id).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(completion, _)| completion.envelope.run.cast_signed()).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(completion, _)| completion.after().attempt.cast_signed()).collect::<Vec<_>>())
+    .bind(column(|failure| &failure.code))
+    .bind(column(|failure| &failure.text))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
