@@ -72,6 +72,11 @@ pub struct Minter {
     fingerprints: Fingerprints,
 }
 
+/// As a keyed id's source: a key that a message itself gives. Keys of different origins are never the same key.
+pub const DEDUP_KEY: &str = "dedup-key";
+/// As a keyed id's source: a key that came as an idempotency key.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// What tells that two processes make the same ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprints {

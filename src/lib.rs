@@ -1,11 +1,24 @@
-//! warren.
+//! warren: an event-driven message-queue worker system.
+//!
+//! The library behind the one binary. `src/README.md` is the map: one picture, the way of a job, the invariants, and where
+//! to look.
 
+pub mod admin;
+pub mod app;
 pub mod broker;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod dead_letters;
+pub mod dispatcher;
+pub mod gateway;
+pub mod health;
 pub mod id;
 pub mod job;
+pub mod pruner;
 pub mod retry;
 pub mod runtime;
+pub mod shutdown;
 pub mod sqlite;
 pub mod store;
 pub mod telemetry;

@@ -5,7 +5,11 @@
 //! body means the same as its JSON, whoever wrote it. Foreign bytes are bounded before they are believed: 1 MiB, 64
 //! levels, a map on the outside, nothing behind it.
 
-use rmp_serde::{Deserializer, Serializer};
+use rmp_serde::{
+    Deserializer, Serializer,
+    config::{DefaultConfig, HumanReadableConfig},
+    decode::ReadReader,
+};
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -116,6 +120,8 @@ pub fn from_json<M: Message>(text: &[u8]) -> Result<M, DecodeError> {
         return Err(DecodeError::NotAMap);
     }
     serde_json::from_slice(text).map_err(|error| {
+        // A typed reader stops at the first field that does not fit; whether the rest is JSON at all is asked first.
+        let error = serde_json::from_slice::<IgnoredAny>(text).err().unwrap_or(error);
         if error.is_data() {
             // Only a reader that keeps the path can say where; it costs too much to be the one that always runs.
             let mut reader = serde_json::Deserializer::from_slice(text);
@@ -152,9 +158,17 @@ fn check_size(bytes: &[u8]) -> Result<(), DecodeError> {
     }
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+type Reader<'a> = Deserializer<ReadReader<&'a [u8]>, HumanReadableConfig<DefaultConfig>>;
+
+fn reader(bytes: &[u8]) -> Reader<'_> {
     let mut reader = Deserializer::new(bytes).with_human_readable();
-    reader.set_max_depth(MAX_DEPTH);
+    // It counts down and stops at zero, so one more than it lets through.
+    reader.set_max_depth(MAX_DEPTH + 1);
+    reader
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut reader = reader(bytes);
     let value = T::deserialize(&mut reader);
     let left = reader.get_ref().len();
     match value {
@@ -164,8 +178,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         // reader, which wants nothing of them, can tell.
         Err(_) => {
             scan(bytes)?;
-            let mut reader = Deserializer::new(bytes).with_human_readable();
-            reader.set_max_depth(MAX_DEPTH);
+            let mut reader = self::reader(bytes);
             match serde_path_to_error::deserialize::<_, T>(&mut reader) {
                 Err(error) => Err(unfit(&error)),
                 Ok(value) => Ok(value),
@@ -175,8 +188,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 fn scan(bytes: &[u8]) -> Result<(), DecodeError> {
-    let mut reader = Deserializer::new(bytes).with_human_readable();
-    reader.set_max_depth(MAX_DEPTH);
+    let mut reader = reader(bytes);
     let scanned = serde::Deserialize::deserialize(&mut reader).map(|IgnoredAny| ());
     let left = reader.get_ref().len();
     match scanned {
@@ -207,11 +219,14 @@ fn unfit<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> DecodeE
             Segment::Unknown => pointer.push('?'),
         }
     }
-    // The path of a missing field ends at the map that lacks it.
+    // The path of a field that is missing or repeated ends at the map around it.
     let text = error.inner().to_string();
-    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+    let around = ["missing field `", "duplicate field `", "duplicate key `"];
+    if let Some(rest) = around.iter().find_map(|wording| text.strip_prefix(wording))
+        && let Some(name) = rest.split('`').next()
+    {
         pointer.push('/');
-        pointer.push_str(name);
+        pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
     }
     DecodeError::Unfit(Invalid::from_serde(pointer, error.inner()))
 }

@@ -36,6 +36,9 @@ pub struct Outgoing {
 pub trait Publish: Send + Sync {
     /// Resolves when the job is durable, or with what is known otherwise, within [`CONFIRM_TIMEOUT`].
     async fn publish(&self, job: Outgoing) -> Result<(), PublishError>;
+
+    /// Whether a publish would be taken now; if not, why.
+    fn health(&self) -> Result<(), String>;
 }
 
 /// How long a confirm may take before it counts as lost.
@@ -65,6 +68,21 @@ pub enum PublishError {
     /// Sent, but the confirm did not come. It may run.
     #[error("the broker did not confirm the job; it may have been accepted")]
     OutcomeUnknown,
+}
+
+impl PublishError {
+    /// A stable name, for HTTP and for metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable => "broker_unavailable",
+            Self::Blocked(_) => "broker_blocked",
+            Self::Broken(_) => "broker_topology",
+            Self::Busy => "busy",
+            Self::Refused => "queue_full",
+            Self::NoRoom => "disk_full",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
 }
 
 /// One job given out.
@@ -109,6 +127,19 @@ pub trait Subscribe: Send + Sync {
     /// Begins to give out jobs of one kind, at most `prefetch` at a time that are not settled. Returns at once; a
     /// broker that is away is waited for.
     fn subscribe(&self, kind: &Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Arc<dyn Subscription>;
+
+    /// Whether there is a broker to give anything out; if not, why.
+    fn health(&self) -> Result<(), String>;
+}
+
+/// What can be seen of the waiting lines.
+#[async_trait]
+pub trait Observe: Send + Sync {
+    /// How many jobs of each kind wait to be given out.
+    async fn depths(&self, kinds: &[Kind]) -> Result<Vec<u64>, String>;
+
+    /// Whether the lines are bounded; if not, or if that cannot be told, a sentence for an operator.
+    async fn limits(&self, kinds: &[Kind]) -> Result<(), String>;
 }
 
 /// One line out of the broker.

@@ -30,10 +30,12 @@ use self::{
     prefetch::Prefetch,
     registry::Registry,
 };
-use crate::{broker::Subscribe, id::Minter, store::Store};
+use crate::{broker::Subscribe, health::Health, id::Minter, store::Store};
 
 /// More lanes than this gain nothing.
 const MAX_LANES: usize = 4;
+/// How long beyond its timeout a kind may end nothing.
+const STALLED: Duration = Duration::from_secs(30);
 /// How often timeouts are looked for.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -62,6 +64,7 @@ impl Runtime {
         broker: &dyn Subscribe,
         store: Arc<dyn Store>,
         minter: Arc<Minter>,
+        health: Arc<Health>,
     ) -> std::io::Result<Self> {
         let cores = available_parallelism().map_or(2, NonZero::get);
         let jobs = tokio::runtime::Builder::new_multi_thread()
@@ -94,10 +97,10 @@ impl Runtime {
                 broker.subscribe(kind, prefetch.per_line(), sink)
             });
             executor.attach(lines.collect());
-            watched.push(Watched { executor: executor.clone(), prefetch, started: 0 });
+            watched.push(Watched::new(executor.clone(), prefetch));
             executors.push(executor);
         }
-        tasks.spawn(stop.clone().run_until_cancelled_owned(watch(watched)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(watch(watched, shared.gate.clone(), health)));
         Ok(Self { executors, shared, stop, tasks, jobs: Some(jobs) })
     }
 
@@ -144,23 +147,57 @@ struct Watched {
     executor: Arc<Executor>,
     prefetch: Prefetch,
     started: u64,
+    ended: u64,
+    /// When a job last ended, or there was none to end.
+    moved: std::time::Instant,
 }
 
-/// Looks after timeouts, drivers that are stuck, and the prefetch.
-async fn watch(mut kinds: Vec<Watched>) {
+impl Watched {
+    fn new(executor: Arc<Executor>, prefetch: Prefetch) -> Self {
+        Self { executor, prefetch, started: 0, ended: 0, moved: std::time::Instant::now() }
+    }
+
+    fn tick(&mut self, share: f64, now: std::time::Instant) {
+        let busy = self.executor.tick(&mut self.started);
+        let (ended, bytes) = self.executor.totals();
+        if !busy || ended != self.ended {
+            (self.ended, self.moved) = (ended, now);
+        }
+        if self.prefetch.measure(ended, bytes, share, now) {
+            let per_line = self.prefetch.per_line();
+            debug!(kind = %self.executor.kind(), per_line, "another prefetch");
+            self.executor.lines().iter().for_each(|line| line.set_prefetch(per_line));
+        }
+    }
+
+    /// Health is progress: work that is there and none that ends, for longer than any job may take.
+    fn is_stalled(&self, now: std::time::Instant) -> bool {
+        now - self.moved > self.executor.policy().timeout + STALLED
+    }
+}
+
+/// Looks after timeouts, drivers that are stuck, and the prefetch; and says how it goes.
+async fn watch(mut kinds: Vec<Watched>, gate: Arc<Gate>, health: Arc<Health>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let share = prefetch::share(kinds.iter().map(|kind| kind.prefetch.bytes()).sum());
         let now = std::time::Instant::now();
-        for Watched { executor, prefetch, started } in &mut kinds {
-            executor.tick(started);
-            let (ended, bytes) = executor.totals();
-            if prefetch.measure(ended, bytes, share, now) {
-                debug!(kind = %executor.kind(), per_line = prefetch.per_line(), "another prefetch");
-                executor.lines().iter().for_each(|line| line.set_prefetch(prefetch.per_line()));
-            }
+        for kind in &mut kinds {
+            kind.tick(share, now);
         }
+        health.report("worker", progress(&kinds, &gate, now));
+    }
+}
+
+fn progress(kinds: &[Watched], gate: &Gate, now: std::time::Instant) -> Result<(), String> {
+    if let Some(missing) = gate.missing_for() {
+        return Err(format!("results cannot be recorded: the database has been away for {} s", missing.as_secs()));
+    }
+    let stalled = kinds.iter().filter(|kind| kind.is_stalled(now)).map(|kind| kind.executor.kind().to_string());
+    match stalled.collect::<Vec<_>>() {
+        stalled if stalled.is_empty() => Ok(()),
+        stalled => Err(format!("no job has ended for too long although there are some: {}", stalled.join(", "))),
     }
 }

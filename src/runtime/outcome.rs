@@ -17,9 +17,6 @@ use crate::{
 /// How long a job waits for a build that reads its version.
 const PARKED: Duration = Duration::from_mins(3);
 
-/// The name under which a message's own key is kept apart from keys of other origins.
-pub(crate) const DEDUP_KEY: &str = "dedup-key";
-
 /// How an attempt ended.
 pub(super) enum Ended {
     /// By itself.
@@ -101,7 +98,7 @@ fn follow_up(minter: &Minter, now: Micros, parent: &Envelope, emission: Emission
     // A kind that is no kind cannot have been registered; it would be found at the first test of its worker.
     let kind = Kind::new(emission.kind).ok()?;
     let (id, key) = match emission.dedup_key {
-        Some(key) => (minter.keyed(&parent.tenant, DEDUP_KEY, &kind, &key), Key::Keyed),
+        Some(key) => (minter.keyed(&parent.tenant, id::DEDUP_KEY, &kind, &key), Key::Keyed),
         None => (minter.mint(&parent.tenant, now), Key::None),
     };
     let envelope = Envelope {

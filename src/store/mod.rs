@@ -66,6 +66,9 @@ pub trait Jobs: Send + Sync {
     /// Jobs that have a row, the newest first, without bodies and outputs.
     async fn list(&self, filter: &Filter) -> Result<Vec<JobRecord>, StoreError>;
 
+    /// How many jobs are in a state, counted no further than `limit`. Not for `succeeded`, which no index serves.
+    async fn count(&self, state: State, limit: u32) -> Result<u32, StoreError>;
+
     /// Gives a dead letter another life: due now, its attempts counted from 0.
     async fn replay(&self, id: Uuid) -> Result<Transition, StoreError>;
 
@@ -128,12 +131,15 @@ pub trait Installation: Send + Sync {
     /// Writes a value unless the name has one already, and answers the one that stands.
     async fn settle_value(&self, name: &str, value: &str) -> Result<String, StoreError>;
 
+    /// Writes a value in place of another. False if that is not the one that stands.
+    async fn replace_value(&self, name: &str, from: &str, to: &str) -> Result<bool, StoreError>;
+
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
 /// A store: all of its roles, and lanes to record on.
-pub trait Store: Jobs + Due + Prune + Installation {
+pub trait Store: Jobs + Due + Prune + Installation + std::fmt::Debug {
     /// A way to record that shares nothing with others.
     fn lane(&self) -> Box<dyn Record>;
 }
@@ -159,7 +165,18 @@ pub struct Claim {
     /// Proves the lease.
     pub token: Uuid,
     /// What was taken.
-    pub jobs: Vec<(Envelope, Vec<u8>)>,
+    pub jobs: Vec<Claimed>,
+}
+
+/// One job that was taken.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Everything but its body.
+    pub envelope: Envelope,
+    /// Encoded.
+    pub body: Vec<u8>,
+    /// How long it has been due.
+    pub late: Duration,
 }
 
 /// Everything that is recorded of a job.

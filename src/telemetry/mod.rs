@@ -2,4 +2,46 @@
 
 mod metrics;
 
+use std::io::IsTerminal as _;
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, filter::ParseError};
+
 pub use self::metrics::*;
+use crate::config::LogFormat;
+
+/// Why logs or metrics cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// `log.level` is no level and no list of directives.
+    #[error("log.level is neither a level nor a list of directives such as info,warren=debug")]
+    Level(#[source] ParseError),
+    /// The metrics cannot be installed.
+    #[error("the metrics cannot be set up")]
+    Metrics(#[source] BuildError),
+}
+
+/// Begins to log to standard error. What is logged is never a body, a key, a signature or a password.
+pub fn init_logs(level: &str, format: LogFormat) -> Result<(), SetupError> {
+    let filter = EnvFilter::try_new(level).map_err(SetupError::Level)?;
+    // lapin reports what our own supervisor reports better.
+    let filter = match "lapin=off".parse() {
+        Ok(directive) if !level.contains("lapin") => filter.add_directive(directive),
+        _ => filter,
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
+    let set = if json { builder.json().try_init() } else { builder.with_ansi(terminal).try_init() };
+    // A second call within one process (a test) keeps the first one's settings.
+    _ = set;
+    Ok(())
+}
+
+/// Begins to count.
+pub fn init_metrics() -> Result<PrometheusHandle, SetupError> {
+    let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).map_err(SetupError::Metrics)?;
+    let handle = builder.install_recorder().map_err(SetupError::Metrics)?;
+    describe();
+    Ok(handle)
+}

@@ -1,5 +1,7 @@
 //! The quick loop of development: preloads a queue and drains it through a trivial worker, results stored.
 
+#![expect(clippy::cast_precision_loss, reason = "rates for people")]
+
 use std::{
     convert::Infallible,
     sync::{
@@ -101,7 +103,7 @@ async fn drain(
     let done = Arc::new(AtomicUsize::new(0));
     let registry = Registry::default().register(Send(done.clone()))?;
     let (began, cpu_before) = (Instant::now(), cpu());
-    let runtime = Runtime::start(&registry, way_out, store, minter)?;
+    let runtime = Runtime::start(&registry, way_out, store, minter, Arc::default())?;
     while done.load(Relaxed) < count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -134,8 +136,12 @@ async fn main() -> anyhow::Result<()> {
         database.close().await;
         return Ok(());
     }
-    let settings =
-        rabbitmq::Settings { url: std::env::var("AMQP_URL")?.parse()?, prefix: "quick".into(), client: "quick".into() };
+    let settings = rabbitmq::Settings {
+        url: std::env::var("AMQP_URL")?.parse()?,
+        prefix: "quick".into(),
+        client: "quick".into(),
+        management: None,
+    };
     rabbitmq::apply_topology(&settings, &[Kind::new(Mail::KIND)?]).await?;
     let store: Arc<dyn Store> = Arc::new(Postgres::new(std::env::var("PG_URL")?.parse()?));
     store.migrate().await?;

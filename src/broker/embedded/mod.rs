@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{line::Line, publish::Publisher, queue::Queue};
 use crate::{
-    broker::{Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
+    broker::{Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
     job::Kind,
     sqlite::{Database, WriteError},
 };
@@ -80,11 +80,6 @@ impl Embedded {
         Ok(Self { shared, publisher, _pumping: stop.drop_guard() })
     }
 
-    /// How many messages of a kind are not settled.
-    pub fn depth(&self, kind: &Kind) -> u64 {
-        self.shared.queue(kind).depth()
-    }
-
     /// Writes down what is out, exactly, so that the next process counts no more than that as given out. To be called
     /// after all subscriptions are closed.
     pub async fn close(&self) -> Result<(), WriteError> {
@@ -128,6 +123,10 @@ impl Publish for Embedded {
     async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
         self.publisher.publish(job).await
     }
+
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl Subscribe for Embedded {
@@ -135,6 +134,22 @@ impl Subscribe for Embedded {
         let queue = self.shared.queue(kind);
         let number = queue.join(prefetch, sink);
         Arc::new(Line::new(queue, number))
+    }
+
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Observe for Embedded {
+    async fn depths(&self, kinds: &[Kind]) -> Result<Vec<u64>, String> {
+        Ok(kinds.iter().map(|kind| self.shared.queue(kind).waiting()).collect())
+    }
+
+    async fn limits(&self, _: &[Kind]) -> Result<(), String> {
+        // What bounds them is the disk, and a full one refuses publishes by itself.
+        Ok(())
     }
 }
 

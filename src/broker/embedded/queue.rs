@@ -91,8 +91,11 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    pub(super) fn depth(&self) -> u64 {
-        self.lock().depth
+    /// How many wait to be given out.
+    pub(super) fn waiting(&self) -> u64 {
+        let state = self.lock();
+        let out: usize = state.lines.iter().map(|line| line.out.len()).sum();
+        state.depth.saturating_sub(out as u64)
     }
 
     /// Adds a line, and answers its number.

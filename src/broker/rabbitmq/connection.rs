@@ -43,6 +43,11 @@ impl FromStr for AmqpUrl {
 }
 
 impl AmqpUrl {
+    /// The virtual host.
+    pub fn vhost(&self) -> &str {
+        &self.0.vhost
+    }
+
     fn with_our_settings(&self) -> AMQPUri {
         let mut uri = self.0.clone();
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
@@ -99,6 +104,11 @@ impl Link {
     /// The state now, and a way to wait for the next one.
     pub(super) fn watch(&self) -> watch::Receiver<LinkState> {
         self.state.clone()
+    }
+
+    /// The state now.
+    pub(super) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
     }
 
     /// A channel on the present connection; waits until there is one. `None` once the link is closed.

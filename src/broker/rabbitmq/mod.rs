@@ -5,25 +5,32 @@
 mod connection;
 mod consume;
 mod envelope;
+pub mod management;
 mod publish;
 mod settle;
 pub mod topology;
+mod watch;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::connection::{AmqpUrl, BadAmqpUrl};
+pub use self::{
+    connection::{AmqpUrl, BadAmqpUrl},
+    management::{Management, ManagementUrl},
+};
 use self::{
-    connection::Link,
+    connection::{Link, LinkState},
     consume::Line,
-    publish::Publisher,
-    topology::{Names, Piece, TopologyError},
+    publish::{Broken, Publisher},
+    topology::{Names, Piece, Plan, TopologyError},
+    watch::Questions,
 };
 use crate::{
-    broker::{Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
-    job::Kind,
+    broker::{Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
+    job::{Kind, chain},
 };
 
 /// Which broker, and under which names.
@@ -35,21 +42,46 @@ pub struct Settings {
     pub prefix: String,
     /// What its operators see as the name of a connection, before its purpose.
     pub client: String,
+    /// Its management API, if it is known.
+    pub management: Option<ManagementUrl>,
+}
+
+impl Settings {
+    /// Names of everything of this installation.
+    pub fn names(&self) -> Names {
+        Names::new(&self.prefix)
+    }
+
+    /// The management API, if it is known and TLS can be set up.
+    pub fn management(&self) -> Option<Management> {
+        Management::new(self.management.clone()?, self.url.vhost()).ok()
+    }
 }
 
 /// The way into RabbitMQ, on a connection of its own.
-#[derive(Debug)]
 pub struct Producer {
+    link: Arc<Link>,
+    names: Names,
     publisher: Publisher,
+    broken: Arc<Broken>,
+    questions: Arc<Questions>,
+    management: Option<Management>,
+    _watching: DropGuard,
 }
 
 impl Producer {
-    /// Begins to connect.
+    /// Begins to connect. Must be called within a tokio runtime.
     pub fn open(settings: &Settings) -> Self {
         let link = Arc::new(Link::open(&settings.url, &format!("{} publish", settings.client)));
-        let (broken, _) = watch::channel(None);
         let names = Names::new(&settings.prefix);
-        Self { publisher: Publisher::open(link, &names.jobs(), Arc::new(broken)) }
+        let broken = Arc::new(channel::channel(None).0);
+        let publisher = Publisher::open(link.clone(), &names.jobs(), broken.clone());
+        let questions = Arc::new(Questions::new(link.clone()));
+        let stop = CancellationToken::new();
+        let watching = questions.clone().watch_unrouted(names.clone(), broken.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watching));
+        let management = settings.management();
+        Self { link, names, publisher, broken, questions, management, _watching: stop.drop_guard() }
     }
 }
 
@@ -57,6 +89,45 @@ impl Producer {
 impl Publish for Producer {
     async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
         self.publisher.publish(job).await
+    }
+
+    fn health(&self) -> Result<(), String> {
+        match self.link.state() {
+            LinkState::Up(_) => self.broken.borrow().clone().map_or(Ok(()), Err),
+            LinkState::Blocked(_, reason) => Err(format!("the broker has blocked publishing: {reason}")),
+            LinkState::Down(reason) => Err(format!("no connection for publishing: {reason}")),
+        }
+    }
+}
+
+#[async_trait]
+impl Observe for Producer {
+    async fn depths(&self, kinds: &[Kind]) -> Result<Vec<u64>, String> {
+        if let LinkState::Down(reason) = self.link.state() {
+            return Err(reason);
+        }
+        self.questions.depths(&self.names, kinds).await
+    }
+
+    async fn limits(&self, kinds: &[Kind]) -> Result<(), String> {
+        let Some(management) = &self.management else {
+            return Err(
+                "whether queues are bounded cannot be told: set broker.management_url, or see to a policy with \
+                        max-length-bytes by yourself"
+                    .into(),
+            );
+        };
+        match management.unbounded(&self.names, kinds).await {
+            Ok(unbounded) if unbounded.is_empty() => Ok(()),
+            Ok(unbounded) => {
+                let kinds: Vec<_> = unbounded.iter().map(Kind::as_str).collect();
+                Err(format!(
+                    "the queues of these kinds are not bounded: {}; run `warren topology apply`",
+                    kinds.join(", ")
+                ))
+            }
+            Err(error) => Err(chain(&error)),
+        }
     }
 }
 
@@ -68,7 +139,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Begins to connect.
+    /// Begins to connect. Must be called within a tokio runtime.
     pub fn open(settings: &Settings) -> Self {
         let link = Arc::new(Link::open(&settings.url, &format!("{} consume", settings.client)));
         Self { link, names: Names::new(&settings.prefix) }
@@ -80,22 +151,55 @@ impl Subscribe for Consumer {
         let queue = self.names.queue(kind);
         Arc::new(Line::open(self.link.clone(), queue, kind.clone(), prefetch, sink))
     }
+
+    fn health(&self) -> Result<(), String> {
+        match self.link.state() {
+            // A connection that consumes is never blocked.
+            LinkState::Up(_) | LinkState::Blocked(..) => Ok(()),
+            LinkState::Down(reason) => Err(format!("no connection for consuming: {reason}")),
+        }
+    }
 }
 
-/// Makes everything stand that these kinds need.
+/// Makes everything stand that these kinds need. Where the management API is known, the queues are bounded too.
 pub async fn apply_topology(settings: &Settings, kinds: &[Kind]) -> Result<Vec<Piece>, TopologyError> {
-    let broker = |source| TopologyError::Broker { piece: "the topology".into(), source };
-    let connection =
-        connection::connect(&settings.url, &format!("{} topology", settings.client)).await.map_err(broker)?;
-    let pieces = topology::pieces(&Names::new(&settings.prefix), kinds);
-    let declared = async {
-        let channel = connection::within(connection.create_channel()).await.map_err(broker)?;
+    let pieces = topology::pieces(&settings.names(), kinds);
+    with_channel(settings, async |channel| {
         for piece in &pieces {
-            piece.declare(&channel).await?;
+            piece.declare(channel).await?;
         }
         Ok(())
+    })
+    .await?;
+    if let Some(management) = settings.management() {
+        management.put_limits(&settings.names()).await.map_err(TopologyError::Management)?;
+    }
+    Ok(pieces)
+}
+
+/// What applying would do to each piece.
+pub async fn plan_topology(settings: &Settings, kinds: &[Kind]) -> Result<Vec<(Piece, Plan)>, TopologyError> {
+    let mut plans = Vec::new();
+    for piece in topology::pieces(&settings.names(), kinds) {
+        // A question that is answered with no closes its channel, so each has one of its own.
+        let plan = with_channel(settings, async |channel| piece.plan(channel).await).await?;
+        plans.push((piece, plan));
+    }
+    Ok(plans)
+}
+
+/// Does something on a channel of a connection for administration, which is closed after it.
+async fn with_channel<T>(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&lapin::Channel) -> Result<T, TopologyError>,
+) -> Result<T, TopologyError> {
+    let broker = |source| TopologyError::Broker { piece: "the topology".into(), source };
+    let name = format!("{} topology", settings.client);
+    let connection = connection::connect(&settings.url, &name).await.map_err(broker)?;
+    let done = match connection::within(connection.create_channel()).await.map_err(broker) {
+        Ok(channel) => work(&channel).await,
+        Err(error) => Err(error),
     };
-    let declared = declared.await;
     connection::close(&connection).await;
-    declared.map(|()| pieces)
+    done
 }

@@ -7,7 +7,6 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation,
@@ -28,7 +27,7 @@ use super::{
     envelope,
 };
 use crate::{
-    broker::{CONFIRM_TIMEOUT, Outgoing, Publish, PublishError},
+    broker::{CONFIRM_TIMEOUT, Outgoing, PublishError},
     job::chain,
     retry::Reconnect,
 };
@@ -74,11 +73,8 @@ impl Publisher {
         tokio::spawn(owner.run());
         Self { line }
     }
-}
 
-#[async_trait]
-impl Publish for Publisher {
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+    pub(super) async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { job, since: Instant::now(), answer };
         self.line.try_send(waiting).map_err(|refused| match refused {

@@ -11,8 +11,9 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::connection::within;
+use super::{connection::within, management::ManagementError};
 use crate::job::{Kind, chain};
 
 /// How often a message may be given out before the broker gives it up to the dead queue: a backstop, for failures are
@@ -21,6 +22,9 @@ const DELIVERY_LIMIT: i64 = 20;
 /// For queues that lose what passes their limit, as good as none. A negative number means no limit to newer brokers, and
 /// "drop at the first redelivery" to 3.x.
 const NO_DELIVERY_LIMIT: i64 = 1_000_000;
+
+/// How much may wait for one kind.
+const MAX_LENGTH_BYTES: u64 = 4 << 30;
 
 /// Names of everything of one installation.
 #[derive(Debug, Clone)]
@@ -146,6 +150,69 @@ pub enum TopologyError {
         #[source]
         source: lapin::Error,
     },
+    /// The management API did not answer as it should.
+    #[error("the queues cannot be bounded")]
+    Management(#[source] ManagementError),
+}
+
+/// What applying would do to a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plan {
+    /// Nothing: it stands.
+    Stands,
+    /// It is made.
+    Make,
+    /// It is made, or found standing: AMQP has no question for it.
+    Ensure,
+    /// Nothing, for it stands otherwise: someone must decide.
+    Differs(String),
+}
+
+/// What is set for queues and can be changed at any time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Which queues it is for.
+    pub pattern: String,
+    /// What it sets.
+    pub definition: Value,
+}
+
+/// Bounds the queue of every kind, but not those that must never refuse anything.
+pub fn limits_policy(names: &Names) -> Policy {
+    let prefix = names.prefix.replace('.', "\\.");
+    Policy {
+        name: format!("{}-limits", names.prefix),
+        pattern: format!("^{prefix}\\.(?!(dead|unrouted)$)"),
+        definition: json!({ "max-length-bytes": MAX_LENGTH_BYTES }),
+    }
+}
+
+/// Everything, in the form that RabbitMQ imports at its start.
+pub fn definitions(names: &Names, kinds: &[Kind], vhost: &str) -> Value {
+    let (mut exchanges, mut queues, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
+    for piece in pieces(names, kinds) {
+        match piece {
+            Piece::Exchange { name, kind, arguments } => exchanges.push(json!({
+                "name": name, "vhost": vhost, "type": kind, "durable": true, "auto_delete": false, "internal": false,
+                "arguments": arguments,
+            })),
+            Piece::Queue { name, arguments } => queues.push(json!({
+                "name": name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": arguments,
+            })),
+            Piece::Binding { source, destination, key } => bindings.push(json!({
+                "source": source, "vhost": vhost, "destination": destination, "destination_type": "queue",
+                "routing_key": key, "arguments": {},
+            })),
+        }
+    }
+    let Policy { name, pattern, definition } = limits_policy(names);
+    let policy = json!({
+        "name": name, "vhost": vhost, "pattern": pattern, "apply-to": "queues", "definition": definition, "priority": 0,
+    });
+    json!({ "exchanges": exchanges, "queues": queues, "bindings": bindings, "policies": [policy] })
 }
 
 impl Piece {
@@ -155,6 +222,34 @@ impl Piece {
             Self::Exchange { name, .. } => format!("exchange {name}"),
             Self::Queue { name, .. } => format!("queue {name}"),
             Self::Binding { source, destination, key } => format!("binding {source} -[{key}]-> {destination}"),
+        }
+    }
+
+    /// What declaring it would do. Declares nothing that is not there; a channel on which the answer is no is closed.
+    pub(super) async fn plan(&self, channel: &Channel) -> Result<Plan, TopologyError> {
+        let there = match self {
+            Self::Exchange { name, .. } => {
+                let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+                let table = FieldTable::default();
+                within(channel.exchange_declare(name.as_str().into(), ExchangeKind::Direct, options, table)).await
+            }
+            Self::Queue { name, .. } => {
+                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let table = FieldTable::default();
+                within(channel.queue_declare(name.as_str().into(), options, table)).await.map(drop)
+            }
+            Self::Binding { .. } => return Ok(Plan::Ensure),
+        };
+        match there {
+            Err(error) if chain(&error).contains("NOT_FOUND") => return Ok(Plan::Make),
+            Err(source) => return Err(TopologyError::Broker { piece: self.title(), source }),
+            Ok(()) => {}
+        }
+        // To declare what stands changes nothing, and tells whether it stands as it must.
+        match self.declare(channel).await {
+            Ok(()) => Ok(Plan::Stands),
+            Err(TopologyError::Differs { difference, .. }) => Ok(Plan::Differs(difference)),
+            Err(error) => Err(error),
         }
     }
 

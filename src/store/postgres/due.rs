@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Postgres, connect::detached, jobs};
 use crate::{
     job::Kind,
-    store::{Claim, Due, StoreError},
+    store::{Claim, Claimed, Due, StoreError},
 };
 
 /// The kinds that have anything due at all, by hopping from one to the next in the index `jobs_due`.
@@ -55,7 +55,8 @@ impl Due for Postgres {
                  SET claim = $2, claimed_until = now() + $3::bigint * interval '1 microsecond'
                  FROM due WHERE jobs.id = due.id
                  RETURNING jobs.id, created_at, root, run, version, attempt, keyed, suspect, kind, tenant, source,
-                           trace_parent, trace_state, fingerprint, body"
+                           trace_parent, trace_state, fingerprint, body,
+                           (extract(epoch FROM now() - due_at) * 1000000)::bigint AS late"
             ))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .bind(token)
@@ -65,7 +66,13 @@ impl Due for Postgres {
             .await?;
             let jobs = rows
                 .iter()
-                .map(|row| Ok((jobs::envelope(row)?, row.try_get::<Option<_>, _>("body")?.unwrap_or_default())))
+                .map(|row| {
+                    Ok(Claimed {
+                        envelope: jobs::envelope(row)?,
+                        body: row.try_get::<Option<_>, _>("body")?.unwrap_or_default(),
+                        late: Duration::from_micros(u64::try_from(row.try_get::<i64, _>("late")?).unwrap_or(0)),
+                    })
+                })
                 .collect::<sqlx::Result<_>>()?;
             Ok(Claim { token, jobs })
         })

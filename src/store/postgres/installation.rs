@@ -61,6 +61,15 @@ impl Installation for Postgres {
         .await
     }
 
+    async fn replace_value(&self, name: &str, from: &str, to: &str) -> Result<bool, StoreError> {
+        let (pool, name, from, to) = (self.pool.clone(), name.to_owned(), from.to_owned(), to.to_owned());
+        detached(async move {
+            let done = sqlx::query("UPDATE installation SET value = $3 WHERE name = $1 AND value = $2");
+            Ok(done.bind(name).bind(from).bind(to).execute(&pool).await?.rows_affected() == 1)
+        })
+        .await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         let pool = self.pool.clone();
         detached(async move { sqlx::query("SELECT 1").execute(&pool).await.map(drop) }).await

@@ -315,6 +315,22 @@ impl Jobs for Postgres {
         .await
     }
 
+    async fn count(&self, state: State, limit: u32) -> Result<u32, StoreError> {
+        let pool = self.pool.clone();
+        detached(async move {
+            let row = sqlx::query(
+                "SELECT count(*) FROM (
+                     SELECT 1 FROM jobs WHERE state = $1::job_state AND state <> 'succeeded' LIMIT $2) AS counted",
+            )
+            .bind(state.as_str())
+            .bind(i64::from(limit))
+            .fetch_one(&pool)
+            .await?;
+            Ok(u32::try_from(row.try_get::<i64, _>(0)?).unwrap_or(limit))
+        })
+        .await
+    }
+
     async fn replay(&self, id: Uuid) -> Result<Transition, StoreError> {
         let pool = self.pool.clone();
         detached(async move {

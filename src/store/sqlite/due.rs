@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock,
     job::{Kind, Micros},
-    store::{Claim, Due, StoreError},
+    store::{Claim, Claimed, Due, StoreError},
 };
 
 /// The kinds that have anything due at all, by hopping from one to the next in the index `jobs_due`.
@@ -54,7 +54,7 @@ async fn claim(
                           WHERE kind = ?3 AND due_at <= ?4 AND (claimed_until IS NULL OR claimed_until < ?4)
                           ORDER BY due_at LIMIT ?5)
              RETURNING id, created_at, root, run, version, attempt, keyed, suspect, kind, tenant, source, trace_parent,
-                       trace_state, fingerprint, body",
+                       trace_state, fingerprint, body, due_at",
         )
         .bind(claim.token)
         .bind(later(now, lease))
@@ -64,7 +64,11 @@ async fn claim(
         .fetch_all(&mut *connection)
         .await?;
         for row in rows {
-            claim.jobs.push((jobs::envelope(&row)?, row.try_get::<Option<_>, _>("body")?.unwrap_or_default()));
+            claim.jobs.push(Claimed {
+                envelope: jobs::envelope(&row)?,
+                body: row.try_get::<Option<_>, _>("body")?.unwrap_or_default(),
+                late: Duration::from_micros(u64::try_from(now - row.try_get::<Micros, _>("due_at")?).unwrap_or(0)),
+            });
         }
     }
     Ok(claim)

@@ -73,6 +73,21 @@ impl Installation for Sqlite {
         )
     }
 
+    async fn replace_value(&self, name: &str, from: &str, to: &str) -> Result<bool, StoreError> {
+        let values = (name.to_owned(), from.to_owned(), to.to_owned());
+        written(
+            self.database
+                .write(move |connection| {
+                    let (name, from, to) = values.clone();
+                    Box::pin(async move {
+                        let done = sqlx::query("UPDATE installation SET value = ? WHERE name = ? AND value = ?");
+                        Ok(done.bind(to).bind(name).bind(from).execute(connection).await?.rows_affected() == 1)
+                    })
+                })
+                .await,
+        )
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         read(sqlx::query("SELECT 1").execute(self.database.readers()).await).map(drop)
     }

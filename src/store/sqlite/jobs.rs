@@ -330,6 +330,16 @@ impl Jobs for Sqlite {
         read(listed.await)
     }
 
+    async fn count(&self, state: State, limit: u32) -> Result<u32, StoreError> {
+        let counted =
+            sqlx::query("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = ? AND state <> 'succeeded' LIMIT ?)")
+                .bind(state.as_str())
+                .bind(limit)
+                .fetch_one(self.database.readers())
+                .await;
+        read(counted.and_then(|row| row.try_get(0)))
+    }
+
     async fn replay(&self, id: Uuid) -> Result<Transition, StoreError> {
         let transition = written(
             self.database

@@ -1,0 +1,105 @@
+//! What messages allow beyond their types, every problem at once.
+
+use serde_json::{Value, json};
+use warren_messages::{Message, codec, probe::Probe, webhook::Deliver};
+
+fn problems<M: Message>(body: Value) -> Vec<(String, String)> {
+    let message: M = codec::from_json(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{body}: {error:?}"));
+    match message.validate() {
+        Ok(()) => Vec::new(),
+        Err(invalid) => {
+            invalid.problems().iter().map(|problem| (problem.pointer.clone(), problem.code.to_string())).collect()
+        }
+    }
+}
+
+fn deliver(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
+    let mut body = json!({ "url": "https://example.com/x", "event_type": "a.b", "event_id": "e1", "body": {} });
+    change(&mut body);
+    problems::<Deliver>(body)
+}
+
+fn one(pointer: &str, code: &str) -> Vec<(String, String)> {
+    vec![(pointer.to_owned(), code.to_owned())]
+}
+
+#[test]
+fn a_plain_webhook_is_allowed() {
+    assert_eq!(deliver(|_| {}), []);
+}
+
+#[test]
+fn a_webhook_names_a_place_that_can_be_called() {
+    for url in [
+        "example.com",
+        "/relative",
+        "ftp://example.com",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "https://user:secret@example.com",
+        "https://user@example.com",
+        "https://",
+        "http://[::1",
+        "",
+    ] {
+        assert_eq!(deliver(|body| body["url"] = json!(url)), one("/url", "bad_url"), "{url}");
+    }
+    let long = format!("https://example.com/{}", "x".repeat(2048));
+    assert_eq!(deliver(|body| body["url"] = json!(long)), one("/url", "bad_url"));
+}
+
+#[test]
+fn a_webhook_has_one_body_and_null_is_one() {
+    assert_eq!(deliver(|body| body["body_base64"] = json!("AA==")), one("", "one_of"));
+    assert_eq!(deliver(|body| _ = body.as_object_mut().map(|body| body.remove("body"))), one("", "one_of"));
+    assert_eq!(deliver(|body| body["body"] = Value::Null), []);
+}
+
+#[test]
+fn an_event_id_holds_nothing_that_the_signature_separates_by() {
+    for id in ["a.b", "", "a b", "ä", &"x".repeat(256)] {
+        assert_eq!(deliver(|body| body["event_id"] = json!(id)), one("/event_id", "bad_value"), "{id}");
+    }
+    for kind in ["", "a b", "order\nx", &"x".repeat(129)] {
+        assert_eq!(deliver(|body| body["event_type"] = json!(kind)), one("/event_type", "bad_value"), "{kind}");
+    }
+}
+
+#[test]
+fn a_header_cannot_forge_the_signature_or_split_the_request() {
+    let cases = [
+        ("Host", "x", "reserved_header"),
+        ("content-length", "1", "reserved_header"),
+        ("Webhook-Signature", "v1,x", "reserved_header"),
+        ("warren-event-type", "x", "reserved_header"),
+        ("x y", "1", "bad_header_name"),
+        ("", "1", "bad_header_name"),
+        ("x-a", "1\r\nHost: y", "bad_header_value"),
+        ("x-a", "ä", "bad_header_value"),
+    ];
+    for (name, value, code) in cases {
+        let pointer = format!("/headers/{name}");
+        assert_eq!(deliver(|body| body["headers"] = json!({ name: value })), one(&pointer, code), "{name}: {value}");
+    }
+    let twice = json!({ "X-A": "1", "x-a": "2" });
+    assert_eq!(deliver(|body| body["headers"] = twice), one("/headers/x-a", "duplicate_key"));
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let found = deliver(|body| {
+        *body = json!({
+            "url": "ftp://x", "event_type": "", "event_id": "a.b", "headers": { "host": "x" }, "secret_ref": "a b",
+        });
+    });
+    let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(pointers, ["/url", "/event_type", "/event_id", "", "/headers/host", "/secret_ref"]);
+}
+
+#[test]
+fn a_probe_stays_within_what_an_output_can_carry() {
+    assert_eq!(problems::<Probe>(json!({})), []);
+    let body = json!({ "payload_bytes": 700_001, "work_ms": 600_001, "fail_attempts": 101 });
+    let pointers: Vec<_> = problems::<Probe>(body).into_iter().map(|(pointer, _)| pointer).collect();
+    assert_eq!(pointers, ["/payload_bytes", "/work_ms", "/fail_attempts"]);
+}

@@ -1,0 +1,131 @@
+//! The engine under the roles: RabbitMQ and Postgres, or one SQLite file.
+
+use std::sync::Arc;
+
+use super::{Ids, StartError, ids};
+use crate::{
+    broker::{Observe, Publish, Subscribe, embedded::Embedded, rabbitmq},
+    config::{Config, Servers},
+    job::chain,
+    sqlite::{Database, Use},
+    store::{Store, postgres::Postgres, sqlite::Sqlite},
+};
+
+/// The engine under the roles.
+pub enum Engine {
+    /// RabbitMQ and Postgres. Connections are made by the roles that need them.
+    Servers {
+        /// Where they are.
+        servers: Servers,
+        /// The store on Postgres.
+        store: Arc<Postgres>,
+    },
+    /// One SQLite file.
+    Embedded {
+        /// The file.
+        database: Arc<Database>,
+        /// The store in it.
+        store: Arc<Sqlite>,
+        /// The broker in it.
+        broker: Arc<Embedded>,
+    },
+}
+
+/// The way in.
+pub struct WayIn {
+    /// Publishes.
+    pub publish: Arc<dyn Publish>,
+    /// Sees how long the lines are.
+    pub observe: Arc<dyn Observe>,
+}
+
+impl Engine {
+    /// Opens the engine that the configuration names. Servers need not be there yet; a file must be usable.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        if let Some(servers) = &config.servers {
+            let store = Arc::new(Postgres::new(servers.database.clone()));
+            return Ok(Self::Servers { servers: servers.clone(), store });
+        }
+        let database = Arc::new(Database::open(&config.data_dir, Use::Owner).await?);
+        let store = Arc::new(Sqlite::new(database.clone()));
+        // Nobody else runs on the file, so there is nobody to ask before its schema is changed.
+        crate::store::Installation::migrate(store.as_ref()).await.map_err(StartError::Schema)?;
+        let broker = Embedded::open(database.clone()).await;
+        let broker =
+            broker.map_err(|source| StartError::SetUp { what: "the embedded broker", source: source.into() })?;
+        Ok(Self::Embedded { database, store, broker: Arc::new(broker) })
+    }
+
+    /// The store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Servers { store, .. } => store.clone(),
+            Self::Embedded { store, .. } => store.clone(),
+        }
+    }
+
+    /// The way in, on a connection of its own.
+    pub fn way_in(&self) -> WayIn {
+        match self {
+            Self::Servers { servers, .. } => {
+                let producer = Arc::new(rabbitmq::Producer::open(&servers.broker));
+                WayIn { publish: producer.clone(), observe: producer }
+            }
+            Self::Embedded { broker, .. } => WayIn { publish: broker.clone(), observe: broker.clone() },
+        }
+    }
+
+    /// The way out, on a connection of its own.
+    pub fn way_out(&self) -> Arc<dyn Subscribe> {
+        match self {
+            Self::Servers { servers, .. } => Arc::new(rabbitmq::Consumer::open(&servers.broker)),
+            Self::Embedded { broker, .. } => broker.clone(),
+        }
+    }
+
+    /// The secrets behind ids.
+    pub fn ids(&self, config: &Config) -> Result<Ids, StartError> {
+        match (&config.ids, self) {
+            (Some(ids), _) => Ok(ids.clone()),
+            (None, Self::Embedded { .. }) => ids::of_folder(&config.data_dir),
+            (None, Self::Servers { .. }) => Err(StartError::Configuration(NO_IDS.into())),
+        }
+    }
+
+    /// What an operator should know of where everything is.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Servers { servers, .. } => format!("on {} and {}", servers.broker.url, servers.database),
+            Self::Embedded { database, .. } => format!("embedded, on {}", database.path().display()),
+        }
+    }
+
+    /// Whether all roles must run in one process.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self, Self::Embedded { .. })
+    }
+
+    /// Ends it, after all roles have ended.
+    pub async fn close(&self) {
+        if let Self::Embedded { database, broker, .. } = self {
+            if let Err(error) = broker.close().await {
+                // The next start then counts a few jobs too many as given out, which harms none.
+                tracing::warn!(error = chain(&error), "could not write down what is given out");
+            }
+            database.close().await;
+        }
+    }
+}
+
+const NO_IDS: &str = "there are no secrets behind job ids: all processes of an installation need the same ones. \
+                      Make them once with `warren config keys >> warren.toml`, or set WARREN__ID__DEDUP_KEY and \
+                      WARREN__ID__TAG_KEYS";
+
+/// The store alone, for a command that looks in while an installation runs.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    if let Some(servers) = &config.servers {
+        return Ok(Arc::new(Postgres::new(servers.database.clone())));
+    }
+    let database = Database::open(&config.data_dir, Use::Visitor).await?;
+    Ok(Arc::new(Sqlite::new(Arc::new(database))))
+}

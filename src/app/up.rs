@@ -1,0 +1,242 @@
+//! `warren up`: starts the roles of a process, and ends them in order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{Engine, StartError, engine::WayIn, establish};
+use crate::{
+    admin::{self, Admin},
+    broker::{Observe, Publish, Subscribe},
+    config::Config,
+    dispatcher::Dispatcher,
+    gateway::{Gateway, serve},
+    health::{Condition, Health},
+    id::Minter,
+    job::{Kind, State},
+    pruner::Pruner,
+    runtime::{Runtime, registry::Registry},
+    store::Store,
+    telemetry::{BROKER_CONNECTED, DEAD_LETTERS, QUEUE_DEPTH},
+};
+
+/// How often the parts are asked how they are.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How often lines are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(15);
+/// Beyond this, dead letters are "many": counting more costs too much.
+const COUNTED_DEAD: u32 = 10_000;
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "any set of them is one")]
+pub struct Roles {
+    /// Takes jobs over HTTP.
+    pub gateway: bool,
+    /// Runs jobs.
+    pub worker: bool,
+    /// Publishes jobs whose time has come.
+    pub dispatcher: bool,
+    /// Keeps order: removes what is kept no longer.
+    pub keeper: bool,
+}
+
+impl Roles {
+    /// All of them.
+    pub const ALL: Self = Self { gateway: true, worker: true, dispatcher: true, keeper: true };
+}
+
+/// A process that has started.
+#[derive(Debug)]
+pub struct Ready {
+    /// Where jobs come in, if they do.
+    pub gateway: Option<SocketAddr>,
+    /// Where health and metrics are.
+    pub admin: SocketAddr,
+    /// Where everything is kept.
+    pub engine: String,
+}
+
+/// Runs roles until told to stop. `ready` is called once everything has started.
+pub async fn up(
+    config: Config,
+    registry: Registry,
+    roles: Roles,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), StartError> {
+    check_listeners(&config, roles)?;
+    // Ports that are taken are known before anything is changed anywhere.
+    let admin_listener = listen(config.admin_listen).await?;
+    let gateway_listener = if roles.gateway { Some(listen(config.gateway_listen).await?) } else { None };
+    let engine = Engine::open(&config).await?;
+    if engine.is_embedded() && roles != Roles::ALL {
+        let problem =
+            "an embedded installation runs all roles in one process: name none, or set AMQP_URL and DATABASE_URL";
+        return Err(StartError::Configuration(problem.into()));
+    }
+    let ids = engine.ids(&config)?;
+    let minter = Minter::new(&ids.dedup_key, &ids.tag_keys);
+    let minter = Arc::new(minter.map_err(|source| StartError::SetUp { what: "ids", source: source.into() })?);
+    let health = Arc::<Health>::default();
+    let kinds = registry.kinds();
+    establish(&engine, &config, kinds.clone(), minter.fingerprints().clone(), health.clone()).await?;
+
+    let started = Ready {
+        gateway: gateway_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+        admin: admin_listener.local_addr().unwrap_or(config.admin_listen),
+        engine: engine.describe(),
+    };
+    let mut process = Process { stop: CancellationToken::new(), http: CancellationToken::new(), tasks: JoinSet::new() };
+    let store = engine.store();
+    let mut watched = Watched { store: store.clone(), publish: None, subscribe: None, observe: None, kinds };
+    let way_in = (roles.gateway || roles.dispatcher).then(|| engine.way_in());
+    if let (Some(listener), Some(WayIn { publish, .. })) = (gateway_listener, &way_in) {
+        let gateway = Gateway::new(registry.clone(), publish.clone(), store.clone(), minter.clone(), config.retention);
+        process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));
+    }
+    if let Some(WayIn { publish, observe }) = way_in {
+        if roles.dispatcher {
+            let dispatcher = Dispatcher::new(store.clone(), publish.clone());
+            process.tasks.spawn(dispatcher.run(process.stop.clone()));
+            watched.observe = Some(observe);
+        }
+        watched.publish = Some(publish);
+    }
+    let mut runtime = None;
+    if roles.worker {
+        let way_out = engine.way_out();
+        let started = Runtime::start(&registry, way_out.as_ref(), store.clone(), minter, health.clone());
+        runtime =
+            Some(started.map_err(|source| StartError::SetUp { what: "the runtime for jobs", source: source.into() })?);
+        watched.subscribe = Some(way_out);
+    }
+    if roles.keeper {
+        let pruner = Pruner::new(store.clone(), &registry, config.retention);
+        process.tasks.spawn(pruner.run(process.stop.clone()));
+    }
+    let pages = admin::routes(Admin { health: health.clone(), metrics: metrics.clone() });
+    process.tasks.spawn(serve::serve(admin_listener, pages, process.stop.clone()));
+    let watching = process.stop.clone().run_until_cancelled_owned(watched.watch(health.clone(), metrics));
+    process.tasks.spawn(async move { _ = watching.await });
+
+    ready(&started);
+    tell_supervisor(sd_notify::NotifyState::Ready);
+    stop.cancelled().await;
+    tell_supervisor(sd_notify::NotifyState::Stopping);
+    health.set("process", Condition::NotReady("it is ending".into()));
+    // First nothing more comes in, then what has come in is worked off, then everything else ends.
+    process.http.cancel();
+    if let Some(runtime) = runtime {
+        runtime.drain(config.drain).await;
+    }
+    process.stop.cancel();
+    while process.tasks.join_next().await.is_some() {}
+    engine.close().await;
+    info!("ended");
+    Ok(())
+}
+
+struct Process {
+    stop: CancellationToken,
+    http: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+/// Without credentials, whoever can reach a listener can do everything that it offers.
+fn check_listeners(config: &Config, roles: Roles) -> Result<(), StartError> {
+    let gateway = roles.gateway.then_some(("gateway.listen", config.gateway_listen));
+    for (setting, address) in gateway.into_iter().chain([("admin.listen", config.admin_listen)]) {
+        if !address.ip().is_loopback() {
+            let problem = format!(
+                "{setting} is {address}, which others can reach, and no credentials are configured: anyone could send \
+                 jobs. Listen on a loopback address such as 127.0.0.1:{}, behind a proxy that asks for credentials",
+                address.port()
+            );
+            return Err(StartError::Configuration(problem));
+        }
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    serve::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn tell_supervisor(state: sd_notify::NotifyState<'_>) {
+    // Without a supervisor there is nobody to tell.
+    _ = sd_notify::notify(&[state]);
+}
+
+/// What is asked how it is.
+struct Watched {
+    store: Arc<dyn Store>,
+    publish: Option<Arc<dyn Publish>>,
+    subscribe: Option<Arc<dyn Subscribe>>,
+    observe: Option<Arc<dyn Observe>>,
+    kinds: Vec<Kind>,
+}
+
+impl Watched {
+    async fn watch(self, health: Arc<Health>, metrics: PrometheusHandle) {
+        let watchdog = sd_notify::watchdog_enabled().is_some();
+        let mut ticks = tokio::time::interval(ASK_EVERY);
+        let mut measured: Option<tokio::time::Instant> = None;
+        loop {
+            let now = ticks.tick().await;
+            self.ask(&health).await;
+            if measured.is_none_or(|measured| now - measured >= MEASURE_EVERY) {
+                measured = Some(now);
+                self.measure(&health).await;
+                metrics.run_upkeep();
+            }
+            if watchdog {
+                tell_supervisor(sd_notify::NotifyState::Watchdog);
+            }
+        }
+    }
+
+    async fn ask(&self, health: &Health) {
+        let database = match tokio::time::timeout(ANSWER, self.store.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(crate::job::chain(&error)),
+            Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+        };
+        health.report("database", database);
+        let mut connected = true;
+        for (part, broker) in [
+            ("broker in", self.publish.as_ref().map(|publish| publish.health())),
+            ("broker out", self.subscribe.as_ref().map(|subscribe| subscribe.health())),
+        ] {
+            if let Some(broker) = broker {
+                connected &= broker.is_ok();
+                health.report(part, broker);
+            }
+        }
+        metrics::gauge!(BROKER_CONNECTED).set(f64::from(u8::from(connected)));
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    async fn measure(&self, health: &Health) {
+        let Some(observe) = &self.observe else { return };
+        // Lines that cannot be measured are those of a broker that is away, which is reported elsewhere.
+        if let Ok(depths) = observe.depths(&self.kinds).await {
+            for (kind, depth) in self.kinds.iter().zip(depths) {
+                metrics::gauge!(QUEUE_DEPTH, "kind" => kind.to_string(), "state" => "ready").set(depth as f64);
+            }
+        }
+        if let Ok(dead) = self.store.count(State::Dead, COUNTED_DEAD).await {
+            metrics::gauge!(DEAD_LETTERS).set(f64::from(dead));
+        }
+        match observe.limits(&self.kinds).await {
+            Ok(()) => health.set("queue limits", Condition::Ready),
+            Err(warning) => health.set("queue limits", Condition::Warning(warning)),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Looks at the broker now and then: whether the net under the exchange is still there, and how long the lines are.
+
+use std::{sync::Arc, time::Duration};
+
+use lapin::{
+    Channel,
+    options::QueueDeclareOptions,
+    types::{FieldTable, ShortString},
+};
+use tokio::sync::Mutex;
+use tracing::{error, info};
+
+use super::{
+    connection::{Link, within},
+    publish::Broken,
+    topology::Names,
+};
+use crate::{
+    job::{Kind, chain},
+    retry::Reconnect,
+};
+
+/// How often the queue for unroutable messages is looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same, while it is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A channel for questions. One that a question has closed is made anew for the next.
+pub(super) struct Questions {
+    link: Arc<Link>,
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Questions {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, channel: Mutex::new(None) }
+    }
+
+    /// How many messages wait in a queue. The broker closes the channel if it is not there.
+    async fn depth(&self, queue: &str) -> Result<u32, lapin::Error> {
+        let mut kept = self.channel.lock().await;
+        let channel = match kept.take() {
+            Some(channel) if channel.status().connected() => channel,
+            _ => match self.link.channel().await {
+                Some(channel) => channel?,
+                None => return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
+            },
+        };
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let found = within(channel.queue_declare(ShortString::from(queue), options, FieldTable::default())).await?;
+        *kept = Some(channel);
+        Ok(found.message_count())
+    }
+
+    pub(super) async fn depths(&self, names: &Names, kinds: &[Kind]) -> Result<Vec<u64>, String> {
+        let mut depths = Vec::with_capacity(kinds.len());
+        for kind in kinds {
+            let depth = self.depth(&names.queue(kind)).await.map_err(|error| chain(&error))?;
+            depths.push(depth.into());
+        }
+        Ok(depths)
+    }
+
+    /// Watches over the queue for unroutable messages: without it, a job whose queue is gone would vanish.
+    pub(super) async fn watch_unrouted(self: Arc<Self>, names: Names, broken: Arc<Broken>) {
+        let queue = names.unrouted();
+        let mut pauses = Reconnect::new();
+        loop {
+            let pause = match self.depth(&queue).await {
+                Ok(_) => {
+                    pauses.reset();
+                    if broken.send_if_modified(|broken| broken.take().is_some()) {
+                        info!(queue, "the broker's topology is whole again");
+                    }
+                    LOOK_EVERY
+                }
+                Err(error) if chain(&error).contains("NOT_FOUND") => {
+                    let reason = format!("the queue {queue} is gone: run `warren topology apply`");
+                    if broken.borrow().as_ref() != Some(&reason) {
+                        error!(queue, "the broker's topology is broken: the queue for unroutable messages is gone");
+                        broken.send_replace(Some(reason));
+                    }
+                    LOOK_AGAIN
+                }
+                // No broker is another trouble, which others see to.
+                Err(_) => pauses.pause(),
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `warren up`
+
+use std::collections::BTreeSet;
+
+use clap::{Args, ValueEnum};
+
+use super::{Ask, Failure};
+use crate::{
+    app::{self, Ready, Roles},
+    shutdown, telemetry,
+};
+
+/// Run an installation, or some roles of one.
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// The roles to run; all of them if none is named
+    #[arg(value_enum)]
+    roles: Vec<Role>,
+    /// Where jobs come in over HTTP [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where health and metrics are [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Role {
+    /// Takes jobs over HTTP
+    Gateway,
+    /// Runs jobs
+    Worker,
+    /// Publishes jobs whose time has come
+    Dispatcher,
+    /// Removes what is kept no longer
+    Keeper,
+}
+
+impl Up {
+    pub(super) async fn run(self, mut ask: Ask) -> Result<(), Failure> {
+        ask.flags.listen = self.listen;
+        ask.flags.admin_listen = self.admin_listen;
+        let config = ask.config()?;
+        telemetry::init_logs(&config.log_level, config.log_format).map_err(app::StartError::from)?;
+        let metrics = telemetry::init_metrics().map_err(app::StartError::from)?;
+        let registry = ask.registry(&config)?;
+        let stop = shutdown::on_signals().map_err(|error| Failure::Failed(format!("no signals: {error}")))?;
+        let roles = roles(&self.roles.into_iter().collect());
+        app::up(config, registry, roles, metrics, stop, announce).await?;
+        Ok(())
+    }
+}
+
+fn roles(named: &BTreeSet<Role>) -> Roles {
+    let has = |role| named.is_empty() || named.contains(&role);
+    Roles {
+        gateway: has(Role::Gateway),
+        worker: has(Role::Worker),
+        dispatcher: has(Role::Dispatcher),
+        keeper: has(Role::Keeper),
+    }
+}
+
+/// Where everything is, and a line to try.
+fn announce(ready: &Ready) {
+    println!("warren {} is up, {}", env!("CARGO_PKG_VERSION"), ready.engine);
+    println!("  health  http://{}/readyz", ready.admin);
+    if let Some(gateway) = ready.gateway {
+        println!("  jobs    http://{gateway}/v1/jobs/{{kind}}");
+        println!("  try     curl -s --json '{{\"work_ms\": 100}}' http://{gateway}/v1/jobs/warren.probe");
+    }
+}

@@ -1,0 +1,142 @@
+//! The gateway role: takes jobs over HTTP.
+//!
+//! Owns the routes, what a request may say, and the answers. It promises that a `202` is durable, that an answer which
+//! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
+//! to accept a job that is due at once. It must not know which broker or store it works on.
+
+pub mod problem;
+mod recent;
+mod request;
+pub mod serve;
+pub mod status;
+pub mod submit;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State as Shared},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderValue, StatusCode, header::LOCATION};
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use self::{
+    problem::Problem,
+    recent::Recent,
+    status::JobView,
+    submit::{Submission, Submitted},
+};
+use crate::{
+    broker::Publish,
+    config::Retention,
+    id::Minter,
+    job::{Kind, Micros, State, Tenant},
+    runtime::registry::Registry,
+    store::Jobs,
+};
+
+/// Takes jobs over HTTP.
+pub struct Gateway {
+    registry: Registry,
+    broker: Arc<dyn Publish>,
+    store: Arc<dyn Jobs>,
+    minter: Arc<Minter>,
+    recent: Recent,
+    /// How long a job without a key is remembered.
+    remembered: Micros,
+}
+
+impl Gateway {
+    /// A gateway for these kinds.
+    pub fn new(
+        registry: Registry,
+        broker: Arc<dyn Publish>,
+        store: Arc<dyn Jobs>,
+        minter: Arc<Minter>,
+        retention: Retention,
+    ) -> Self {
+        let remembered = Micros::try_from(retention.unkeyed.as_micros()).unwrap_or(Micros::MAX);
+        Self { registry, broker, store, minter, recent: Recent::default(), remembered }
+    }
+
+    /// Its routes.
+    pub fn routes(self) -> Router {
+        Router::new()
+            .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one))
+            .route("/", get(index))
+            .fallback(no_such_page)
+            .method_not_allowed_fallback(no_such_method)
+            .with_state(Arc::new(self))
+    }
+}
+
+#[derive(Serialize)]
+struct Answer {
+    id: Uuid,
+    kind: Kind,
+    state: State,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
+}
+
+async fn submit_one(
+    Shared(gateway): Shared<Arc<Gateway>>,
+    Path(kind): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let headers = &head.headers;
+    let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
+    let body = request::read_body(body).await?;
+    let submission = Submission {
+        tenant: Tenant::DEFAULT,
+        kind: &kind,
+        format,
+        body: &body,
+        key,
+        when,
+        source: None,
+        trace: request::trace(headers),
+    };
+    let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
+    let mut response = (StatusCode::ACCEPTED, Json(Answer { id, kind, state, replayed, late })).into_response();
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+async fn show_one(Shared(gateway): Shared<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
+    gateway.status(&Tenant::DEFAULT, &id).await.map(Json)
+}
+
+#[derive(Serialize)]
+struct Index {
+    service: &'static str,
+    version: &'static str,
+    time: Timestamp,
+    kinds: Vec<Kind>,
+}
+
+async fn index(Shared(gateway): Shared<Arc<Gateway>>) -> Json<Index> {
+    Json(Index {
+        service: "warren",
+        version: env!("CARGO_PKG_VERSION"),
+        time: Timestamp::now(),
+        kinds: gateway.registry.kinds(),
+    })
+}
+
+async fn no_such_page() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here; jobs go to POST /v1/jobs/{kind}")
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this page has other methods, see Allow")
+}

@@ -1,0 +1,175 @@
+//! What a request gets that cannot be served: RFC 9457, and the one map from our errors to HTTP's statuses.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+};
+use serde::Serialize;
+use tracing::error;
+use warren_messages::{DecodeError, Invalid, Problem as FieldProblem};
+
+use crate::{
+    broker::PublishError,
+    job::chain,
+    runtime::registry::{Format, Rejected},
+    store::StoreError,
+};
+
+/// A request that cannot be served, and why.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    errors: Vec<FieldProblem>,
+    retry_after: Option<Duration>,
+    /// What else the answer says.
+    job: Option<uuid::Uuid>,
+    close: bool,
+}
+
+/// The body of a problem.
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldProblem],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<uuid::Uuid>,
+    request_id: &'a str,
+}
+
+impl Problem {
+    /// A problem with a stable code and a sentence.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, job: None, close: false }
+    }
+
+    /// One problem of one field or header.
+    pub fn field(code: &'static str, pointer: &str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let errors = Invalid::new(pointer, code, detail.clone()).problems().to_vec();
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail) }
+    }
+
+    /// The same, with the connection closed after it: the rest of the request is not read.
+    pub fn closing(self) -> Self {
+        Self { close: true, ..self }
+    }
+
+    /// The same, about a job.
+    pub fn about(self, job: uuid::Uuid) -> Self {
+        Self { job: Some(job), ..self }
+    }
+
+    /// A body that was not accepted.
+    pub fn rejected(rejected: &Rejected, format: Format) -> Self {
+        let invalid = |invalid: &Invalid| Self {
+            errors: invalid.problems().to_vec(),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "the body breaks the rules of its kind")
+        };
+        match rejected {
+            Rejected::Invalid(problems) | Rejected::Decode(DecodeError::Unfit(problems)) => invalid(problems),
+            Rejected::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", rejected.to_string()),
+            Rejected::Decode(error) => {
+                let (status, code) = match error {
+                    DecodeError::Empty => (StatusCode::BAD_REQUEST, "empty_body"),
+                    DecodeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+                    DecodeError::TooDeep => (StatusCode::BAD_REQUEST, "too_deep"),
+                    DecodeError::NotAMap => (StatusCode::UNPROCESSABLE_ENTITY, "not_a_map"),
+                    DecodeError::Malformed { .. } if format == Format::Json => {
+                        (StatusCode::BAD_REQUEST, "invalid_json")
+                    }
+                    DecodeError::Malformed { .. } => (StatusCode::BAD_REQUEST, "invalid_msgpack"),
+                    DecodeError::Unfit(_) | DecodeError::UnknownVersion { .. } => {
+                        (StatusCode::UNPROCESSABLE_ENTITY, "invalid_body")
+                    }
+                };
+                Self::new(status, code, error.to_string())
+            }
+        }
+    }
+
+    /// A job that was not published, or may have been.
+    pub fn publish(error: &PublishError) -> Self {
+        let detail = match error {
+            PublishError::OutcomeUnknown => {
+                "the broker did not confirm the job in time; it may have been accepted. Repeat the request with the same \
+                 Idempotency-Key: if it was, the repeat is the same job"
+                    .to_owned()
+            }
+            error => format!("{error}; the job was not accepted"),
+        };
+        let status = match error {
+            PublishError::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let pause = match error {
+            PublishError::Busy | PublishError::OutcomeUnknown => 1,
+            PublishError::NoRoom => 30,
+            _ => 5,
+        };
+        Self { retry_after: Some(Duration::from_secs(pause)), ..Self::new(status, error.code(), detail) }
+    }
+
+    /// A store that did not do its part.
+    pub fn store(error: &StoreError, detail: &str) -> Self {
+        error!(error = chain(error), "the store failed a request");
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(status, "store_unavailable", detail) }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let request_id = request_id();
+        let body = ProblemBody {
+            kind: format!("urn:warren:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Problem"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            errors: &self.errors,
+            job: self.job,
+            request_id: &request_id,
+        };
+        // Text, numbers and lists of them: it cannot fail.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Ok(id) = HeaderValue::from_str(&request_id) {
+            headers.insert("x-request-id", id);
+        }
+        if let Some(pause) = self.retry_after {
+            headers.insert(RETRY_AFTER, pause.as_secs().into());
+        }
+        if self.close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.status.is_server_error() {
+            error!(request_id, code = self.code, detail = self.detail, "a request failed");
+        }
+        response
+    }
+}
+
+/// Finds a request in the logs.
+fn request_id() -> String {
+    let mut bytes = [0; 8];
+    // Without randomness it is a poor name, but a request must not fail for it.
+    _ = getrandom::fill(&mut bytes);
+    format!("{:016x}", u64::from_be_bytes(bytes))
+}

@@ -1,0 +1,117 @@
+//! What a request says, read with limits and checked before it is believed.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use jiff::Timestamp;
+use warren_messages::codec::MAX_BYTES;
+
+use super::{
+    problem::Problem,
+    submit::{FURTHEST, When},
+};
+use crate::{config::parse_duration, job::Trace, runtime::registry::Format};
+
+/// How long a body may take to come in.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads a body, but no more of it than a job can have.
+pub(super) async fn read_body(body: Body) -> Result<bytes::Bytes, Problem> {
+    let read = Limited::new(body, MAX_BYTES).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let detail = format!("the body is longer than {MAX_BYTES} bytes, the most that is taken");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).closing())
+        }
+        Ok(Err(error)) => {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}")).closing())
+        }
+        Err(_) => {
+            let detail = format!("the body did not come in within {} s", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail).closing())
+        }
+    }
+}
+
+/// The format that a request names. None is JSON.
+pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let Some(named) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
+    let named = named.to_str().unwrap_or_default();
+    let media = named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        "application/json" => Ok(Format::Json),
+        "application/msgpack" | "application/vnd.msgpack" | "application/x-msgpack" => Ok(Format::MessagePack),
+        _ => {
+            let detail = format!(
+                "the content type {media:?} is not taken: send application/json or application/msgpack (with curl: --json)"
+            );
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail))
+        }
+    }
+}
+
+/// The key that makes a repeat the same job.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    const NAME: &str = "idempotency-key";
+    let mut given = headers.get_all(NAME).iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let key =
+        key.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
+    match (key, given.next()) {
+        (Some(key), None) => Ok(Some(key)),
+        (Some(_), Some(_)) => {
+            Err(Problem::field("bad_idempotency_key", "", "there are two Idempotency-Key headers: send one"))
+        }
+        (None, _) => {
+            let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters, without spaces";
+            Err(Problem::field("bad_idempotency_key", "", detail))
+        }
+    }
+}
+
+/// When a job is due.
+pub(super) fn when(headers: &HeaderMap) -> Result<When, Problem> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
+    match (text("warren-delay"), text("warren-run-at")) {
+        (None, None) => Ok(When::Now),
+        (Some(_), Some(_)) => {
+            Err(Problem::field("bad_delay", "", "give either Warren-Delay or Warren-Run-At, not both"))
+        }
+        (Some(delay), None) => match parse_duration(delay) {
+            Ok(delay) if delay <= FURTHEST => Ok(When::In(delay)),
+            Ok(_) => {
+                let detail =
+                    format!("a delay is at most {}d, such as 30s, 5m, 12h or 30d", FURTHEST.as_secs() / 86_400);
+                Err(Problem::field("bad_delay", "", detail))
+            }
+            Err(problem) => Err(Problem::field("bad_delay", "", format!("Warren-Delay: {problem}"))),
+        },
+        (None, Some(at)) => match at.parse::<Timestamp>() {
+            Ok(at) => Ok(When::At(at)),
+            Err(_) if at.parse::<jiff::civil::DateTime>().is_ok() => {
+                let detail = "Warren-Run-At has no zone: end it with Z or an offset, such as 2026-12-24T18:00:00+01:00";
+                Err(Problem::field("zone_required", "", detail))
+            }
+            Err(_) => {
+                let detail = "Warren-Run-At reads 2026-12-24T18:00:00+01:00 (RFC 3339)";
+                Err(Problem::field("bad_run_at", "", detail))
+            }
+        },
+    }
+}
+
+/// W3C trace context, where a request brings one that is well formed.
+pub(super) fn trace(headers: &HeaderMap) -> Option<Box<Trace>> {
+    let parent = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<_> = parent.split('-').collect();
+    let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let [version, trace, span, flags, ..] = parts.as_slice() else { return None };
+    if !(hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2) && parent.len() <= 256) {
+        return None;
+    }
+    let state = headers.get("tracestate").and_then(|state| state.to_str().ok()).filter(|state| state.len() <= 512);
+    Some(Box::new(Trace { parent: parent.to_owned(), state: state.map(str::to_owned) }))
+}

@@ -1,0 +1,204 @@
+//! From a request to a job: checked, named, and durable before it is answered. Every protocol ends here.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::{Gateway, problem::Problem};
+use crate::{
+    broker::Outgoing,
+    clock, id,
+    job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
+    runtime::registry::{Accepted, Format},
+    store::Known,
+    telemetry::{IDEMPOTENT_HITS, PUBLISH_CONFIRM, PUBLISH_ERRORS, PUBLISHED},
+};
+
+/// The furthest that a job may lie ahead.
+pub(super) const FURTHEST: Duration = Duration::from_hours(24 * 366);
+/// How far a due time may lie behind.
+const LATEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// One job to be accepted.
+#[derive(Debug)]
+pub struct Submission<'a> {
+    /// Whose.
+    pub tenant: Tenant,
+    /// The name of its kind, as it was given.
+    pub kind: &'a str,
+    /// How its body is written.
+    pub format: Format,
+    /// Its body.
+    pub body: &'a [u8],
+    /// The key that makes a repeat the same job.
+    pub key: Option<&'a str>,
+    /// When it is due.
+    pub when: When,
+    /// Who sends it.
+    pub source: Option<Arc<str>>,
+    /// W3C trace context.
+    pub trace: Option<Box<Trace>>,
+}
+
+/// When a job is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum When {
+    /// At once.
+    #[default]
+    Now,
+    /// So long from now.
+    In(Duration),
+    /// At an instant; one that is over is at once, and `late`.
+    At(Timestamp),
+}
+
+/// A job that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its id.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: Kind,
+    /// `queued` or `scheduled`; for a repeat, where it is known to stand.
+    pub state: State,
+    /// It had been accepted before.
+    pub replayed: bool,
+    /// It was due before it came.
+    pub late: bool,
+}
+
+impl Gateway {
+    /// Accepts a job: `Ok` only when it is durable.
+    pub async fn submit(&self, submission: Submission<'_>) -> Result<Submitted, Problem> {
+        let Some((kind, registered)) = self.registry.get(submission.kind) else {
+            return Err(self.unknown_kind(submission.kind));
+        };
+        let (due, late) = due(submission.when)?;
+        let accepted = registered
+            .handler
+            .accept(submission.format, submission.body, submission.key.is_some())
+            .map_err(|rejected| Problem::rejected(&rejected, submission.format))?;
+        let Accepted { body, version, dedup_key, digest } = accepted;
+        let now = clock::now();
+        let tenant = submission.tenant;
+        let (id, key) = match (submission.key, dedup_key, digest) {
+            (Some(key), _, Some(digest)) => {
+                (self.minter.keyed(&tenant, id::IDEMPOTENCY_KEY, kind, key), Key::Digest(digest))
+            }
+            (_, Some(key), _) => (self.minter.keyed(&tenant, id::DEDUP_KEY, kind, &key), Key::Keyed),
+            _ => (self.minter.mint(&tenant, now), Key::None),
+        };
+        let state = if due.is_some() { State::Scheduled } else { State::Queued };
+        let submitted = Submitted { id, kind: kind.clone(), state, replayed: false, late };
+        if let Key::Digest(digest) = key
+            && let Some(before) = self.recent.digest(id)
+        {
+            return repeated(submitted, before == digest);
+        }
+        let envelope = Envelope {
+            tenant,
+            source: submission.source,
+            key,
+            trace: submission.trace,
+            ..Envelope::new(id, kind.clone(), version, now)
+        };
+        let submitted = match due {
+            None => self.publish(envelope, body, submitted).await?,
+            Some(due) => self.schedule(NewJob { envelope, body, due, parent: None }, submitted).await?,
+        };
+        if let Key::Digest(digest) = key {
+            self.recent.accepted(id, digest);
+        }
+        Ok(submitted)
+    }
+
+    async fn publish(&self, envelope: Envelope, body: Vec<u8>, submitted: Submitted) -> Result<Submitted, Problem> {
+        let began = std::time::Instant::now();
+        match self.broker.publish(Outgoing { envelope, body }).await {
+            Ok(()) => {
+                metrics::counter!(PUBLISHED, "kind" => submitted.kind.to_string()).increment(1);
+                metrics::histogram!(PUBLISH_CONFIRM).record(began.elapsed().as_secs_f64());
+                Ok(submitted)
+            }
+            Err(error) => {
+                metrics::counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
+                let problem = Problem::publish(&error);
+                // Its id leaves the gateway only where the job may have been accepted.
+                let unknown = error == crate::broker::PublishError::OutcomeUnknown;
+                Err(if unknown { problem.about(submitted.id) } else { problem })
+            }
+        }
+    }
+
+    /// A job with a due time goes into the store, and leaves it through the dispatcher.
+    async fn schedule(&self, job: NewJob, submitted: Submitted) -> Result<Submitted, Problem> {
+        const DETAIL: &str = "a job with a delay is kept in the database, which cannot be reached; it may have been \
+                              accepted. Repeat the request with the same Idempotency-Key";
+        let before = self.store.insert(std::slice::from_ref(&job)).await;
+        match before.map_err(|error| Problem::store(&error, DETAIL))?.pop().flatten() {
+            None => Ok(submitted),
+            Some(Known { state, digest, .. }) => {
+                let same = job.envelope.key.digest() == digest.as_ref();
+                repeated(Submitted { state, ..submitted }, same)
+            }
+        }
+    }
+
+    fn unknown_kind(&self, name: &str) -> Problem {
+        if let Err(rule) = Kind::new(name) {
+            return Problem::field("bad_kind_name", "", format!("`{}` is no kind: {rule}", shorten(name)));
+        }
+        let mut near: Vec<_> = self
+            .registry
+            .iter()
+            .map(|(kind, _)| (strsim::jaro_winkler(kind.as_str(), name), kind.as_str()))
+            .filter(|(likeness, _)| *likeness > 0.7)
+            .collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let near: Vec<_> = near.into_iter().take(3).map(|(_, kind)| kind).collect();
+        let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
+        Problem::new(StatusCode::NOT_FOUND, "unknown_kind", format!("there is no kind {name}{hint}"))
+    }
+}
+
+/// What a repeat under a known key gets.
+fn repeated(submitted: Submitted, same_body: bool) -> Result<Submitted, Problem> {
+    if same_body {
+        metrics::counter!(IDEMPOTENT_HITS).increment(1);
+        return Ok(Submitted { replayed: true, ..submitted });
+    }
+    let detail = "this Idempotency-Key was used for a job with another body: use a key of its own for each job";
+    Err(Problem::new(StatusCode::CONFLICT, "idempotency_conflict", detail).about(submitted.id))
+}
+
+/// When a job is due for the store, and whether that was before it came.
+fn due(when: When) -> Result<(Option<Due>, bool), Problem> {
+    match when {
+        When::Now => Ok((None, false)),
+        When::In(delay) if delay.is_zero() => Ok((None, false)),
+        When::In(delay) => Ok((Some(Due::In(delay)), false)),
+        When::At(at) => {
+            let ahead = at.duration_since(Timestamp::now());
+            if ahead < -LATEST {
+                let detail = format!("{at} is more than a day ago: leave the header away to run the job now");
+                return Err(Problem::field("bad_run_at", "", detail));
+            }
+            if ahead.is_negative() {
+                return Ok((None, true));
+            }
+            if Duration::try_from(ahead).is_ok_and(|ahead| ahead > FURTHEST) {
+                let detail = format!("{at} is more than {} days ahead", FURTHEST.as_secs() / 86_400);
+                return Err(Problem::field("bad_run_at", "", detail));
+            }
+            let at: Micros = at.as_microsecond();
+            Ok((Some(Due::At(at)), false))
+        }
+    }
+}
+
+/// A name that is no name may be anything.
+fn shorten(name: &str) -> String {
+    name.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
