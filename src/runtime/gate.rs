@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -19,36 +19,42 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Whether jobs may start.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    closed: AtomicBool,
-    missing_since: Mutex<Option<Instant>>,
+    /// Whether the database is away at all, for those who ask before every job.
+    missing: AtomicBool,
+    since: Mutex<Option<Instant>>,
 }
 
 impl Gate {
     pub(super) fn is_open(&self) -> bool {
-        !self.closed.load(Relaxed)
+        !self.missing.load(Relaxed) || self.missing_for().is_none_or(|missing| missing < PATIENCE)
     }
 
-    /// Since when the database has been away.
+    /// For how long the database has been away.
     pub(super) fn missing_for(&self) -> Option<Duration> {
         self.lock().map(|since| since.elapsed())
     }
 
     /// The database answered.
     pub(super) fn reached(&self) {
-        if self.lock().take().is_some() && self.closed.swap(false, Relaxed) {
-            info!("the database is back; jobs start again");
+        if self.missing.load(Relaxed)
+            && let Some(since) = self.lock().take()
+        {
+            self.missing.store(false, Relaxed);
+            info!(away = ?since.elapsed(), "the database is back");
         }
     }
 
     /// The database did not answer.
     pub(super) fn missed(&self) {
-        let since = *self.lock().get_or_insert_with(Instant::now);
-        if since.elapsed() >= PATIENCE && !self.closed.swap(true, Relaxed) {
-            warn!("the database has been away for {PATIENCE:?}; no new job starts until it is back");
+        let mut since = self.lock();
+        if since.is_none() {
+            *since = Some(Instant::now());
+            self.missing.store(true, Relaxed);
+            warn!("the database is away; if it stays so for {PATIENCE:?}, no new job starts until it is back");
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.missing_since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

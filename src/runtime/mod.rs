@@ -48,6 +48,16 @@ pub struct Runtime {
     jobs: Option<tokio::runtime::Runtime>,
 }
 
+impl Drop for Runtime {
+    /// Without a drain nothing that runs is waited for; it comes again elsewhere.
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(jobs) = self.jobs.take() {
+            jobs.shutdown_background();
+        }
+    }
+}
+
 /// What a drain left behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drained {

@@ -14,7 +14,10 @@ use async_trait::async_trait;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::{
     Channel, Consumer,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+        QueueDeclareOptions,
+    },
     types::{FieldTable, ShortString},
 };
 use tokio::{
@@ -36,6 +39,12 @@ use crate::{
 
 /// How long what is settled behind a slow job waits for it before it is acknowledged singly.
 const STRAGGLERS_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a line may be given nothing before it looks whether jobs wait.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long it may be given nothing before it is made anew. A quorum queue that is deleted and declared again at once can
+/// keep a consumer that it will never deliver to, and hide from every question what it holds for it (RabbitMQ 3.10).
+const LONG_IDLE: Duration = Duration::from_secs(60);
 
 /// One line out of RabbitMQ.
 pub(super) struct Line {
@@ -133,6 +142,8 @@ struct Owner {
 enum End {
     Closed,
     Lost(String),
+    /// Nothing came for long, and nothing is out.
+    Idle,
 }
 
 impl Owner {
@@ -147,10 +158,12 @@ impl Owner {
                 }
                 Err(end) => end,
             };
-            let End::Lost(reason) = end else { return };
-            if self.stopped {
-                return;
-            }
+            let reason = match end {
+                _ if self.stopped => return,
+                End::Closed => return,
+                End::Idle => continue,
+                End::Lost(reason) => reason,
+            };
             let pause = pauses.pause();
             warn!(queue = self.queue.as_str(), reason, ?pause, "lost the consumer");
             if self.wait(pause).await {
@@ -221,6 +234,8 @@ impl Owner {
         let mut window = Window::new();
         let mut consumer = Some(consumer);
         let mut stragglers_at: Option<Instant> = None;
+        let mut given_at = Instant::now();
+        let mut look_at = given_at + IDLE;
         loop {
             let stragglers = async {
                 match stragglers_at {
@@ -228,6 +243,7 @@ impl Owner {
                     None => std::future::pending().await,
                 }
             };
+            let consuming = consumer.is_some();
             let delivery = async {
                 match consumer.as_mut() {
                     Some(consumer) => consumer.next().await,
@@ -237,6 +253,8 @@ impl Owner {
             tokio::select! {
                 delivery = delivery => match delivery {
                     Some(Ok(delivery)) => {
+                        given_at = Instant::now();
+                        look_at = given_at + IDLE;
                         if let Err(end) = self.give_out(delivery, consumer.as_mut(), &mut window) {
                             return end;
                         }
@@ -259,6 +277,21 @@ impl Owner {
                     stragglers_at = None;
                     for tag in window.take_stragglers() {
                         acknowledge(&channel, tag, false);
+                    }
+                }
+                () = tokio::time::sleep_until(look_at), if consuming => {
+                    look_at = Instant::now() + IDLE;
+                    if window.len() == 0 && given_at.elapsed() >= LONG_IDLE {
+                        finish(&channel, &mut window).await;
+                        return End::Idle;
+                    }
+                    if window.len() < usize::from(self.prefetch)
+                        && let Some(old) = consumer.take()
+                    {
+                        match self.look(&channel, old, &mut window).await {
+                            Ok(new) => consumer = Some(new),
+                            Err(end) => return end,
+                        }
                     }
                 }
                 order = self.orders.recv() => match order {
@@ -351,6 +384,19 @@ impl Owner {
                 window.settle(receipt.tag);
             }
         }
+    }
+
+    /// Looks whether jobs wait although this line has room and is given none. A queue that was deleted and declared again
+    /// forgets its consumers without a word to them, and then only a new one is given anything.
+    async fn look(&self, channel: &Channel, consumer: Consumer, window: &mut Window) -> Result<Consumer, End> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let call = channel.queue_declare(self.queue.clone(), options, FieldTable::default());
+        let queue = within(call).await.map_err(|error| End::Lost(chain(&error)))?;
+        if queue.message_count() == 0 {
+            return Ok(consumer);
+        }
+        warn!(queue = self.queue.as_str(), waiting = queue.message_count(), "jobs wait and none comes; asking anew");
+        self.change_prefetch(channel, consumer, window).await
     }
 
     /// The broker applies a prefetch to consumers that begin after it, so the consumer is changed and not the channel:

@@ -31,6 +31,9 @@ const TRACESTATE: &str = "tracestate";
 /// The broker's own count of earlier deliveries, absent at the first.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
+/// Headers that a broker adds to what it delivers.
+const BY_BROKER: [&str; 5] = [DELIVERY_COUNT, "x-acquired-count", "x-death", "x-first-death-", "x-last-death-"];
+
 /// What the broker is given.
 pub(super) fn properties(envelope: &Envelope) -> BasicProperties {
     let mut id = [0; 36];
@@ -83,7 +86,10 @@ pub(super) fn properties(envelope: &Envelope) -> BasicProperties {
 pub(super) fn envelope(kind: &Kind, properties: &BasicProperties, body: &[u8]) -> Result<Envelope, BadEnvelope> {
     read(kind, properties).map_err(|problem| {
         let text = |field: &Option<ShortString>| field.as_ref().map_or("", ShortString::as_str).to_owned();
-        let headers = properties.headers().as_ref().map(|table| format!("{:?}", table.inner()));
+        // Those that the broker adds on the way differ each time.
+        let by_sender = |name: &&ShortString| !BY_BROKER.iter().any(|prefix| name.as_str().starts_with(prefix));
+        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        let sent: Vec<_> = headers.filter(|(name, _)| by_sender(name)).collect();
         BadEnvelope {
             id: id::derived(&[
                 kind.as_str().as_bytes(),
@@ -91,7 +97,7 @@ pub(super) fn envelope(kind: &Kind, properties: &BasicProperties, body: &[u8]) -
                 text(properties.correlation_id()).as_bytes(),
                 text(properties.kind()).as_bytes(),
                 text(properties.app_id()).as_bytes(),
-                headers.unwrap_or_default().as_bytes(),
+                format!("{sent:?}").as_bytes(),
                 &properties.timestamp().unwrap_or(0).to_le_bytes(),
                 body,
             ]),

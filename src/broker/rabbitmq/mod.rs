@@ -92,8 +92,12 @@ impl Publish for Producer {
     }
 
     fn health(&self) -> Result<(), String> {
+        // What is broken stays so while a new connection is made.
+        if let Some(broken) = self.broken.borrow().clone() {
+            return Err(broken);
+        }
         match self.link.state() {
-            LinkState::Up(_) => self.broken.borrow().clone().map_or(Ok(()), Err),
+            LinkState::Up(_) => Ok(()),
             LinkState::Blocked(_, reason) => Err(format!("the broker has blocked publishing: {reason}")),
             LinkState::Down(reason) => Err(format!("no connection for publishing: {reason}")),
         }

@@ -168,10 +168,11 @@ impl Owner {
 
     /// What keeps a channel that works from being used.
     fn obstacle(&self) -> Option<PublishError> {
-        if let LinkState::Blocked(_, reason) = &*self.state.borrow() {
-            return Some(PublishError::Blocked(reason.clone()));
+        match &*self.state.borrow() {
+            LinkState::Up(_) => self.broken.borrow().clone().map(PublishError::Broken),
+            LinkState::Blocked(_, reason) => Some(PublishError::Blocked(reason.clone())),
+            LinkState::Down(_) => Some(PublishError::Unavailable),
         }
-        self.broken.borrow().clone().map(PublishError::Broken)
     }
 
     /// One life of the channel.
@@ -205,7 +206,14 @@ impl Owner {
                     }
                     self.waiting.extend(gathered.drain(..));
                 }
-                changed = self.state.changed() => if changed.is_err() { break End::Closed },
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        break End::Closed;
+                    }
+                    if let LinkState::Down(reason) = &*self.state.borrow() {
+                        break End::Lost(reason.clone());
+                    }
+                }
                 _ = topology.changed() => {}
                 () = sleep_until(impatient.into_iter().chain(late).min()) => {
                     if late.is_some_and(|late| Instant::now() >= late) {
@@ -218,7 +226,7 @@ impl Owner {
         // What was written and is not confirmed may have been accepted, and nobody can know any more. The answers go
         // down with the confirms here, which tells those who wait for them just that.
         drop(confirms);
-        if matches!(end, End::Lost(_)) {
+        if matches!(end, End::Lost(_)) && !matches!(&*self.state.borrow(), LinkState::Down(_)) {
             // The connection carries nothing but this channel, and may be the very thing that hangs.
             self.link.renew();
         }

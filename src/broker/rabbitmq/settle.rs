@@ -92,6 +92,11 @@ impl Window {
         stragglers
     }
 
+    /// How many are out, those included that wait for one before them.
+    pub(super) fn len(&self) -> usize {
+        self.tags.len()
+    }
+
     /// Whether any is settled and not acknowledged.
     pub(super) fn has_settled(&self) -> bool {
         self.settled > 0

@@ -42,6 +42,8 @@ impl FromStr for PgUrl {
                 ("tcp_keepalives_idle", "10"),
                 ("tcp_keepalives_interval", "5"),
                 ("tcp_keepalives_count", "3"),
+                // The ROLLBACK after every release says each time that there is nothing to roll back.
+                ("client_min_messages", "error"),
             ])
             .disable_statement_logging();
         Ok(Self(options))

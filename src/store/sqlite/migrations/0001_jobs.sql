@@ -19,11 +19,12 @@ CREATE TABLE jobs (
     suspect       INTEGER NOT NULL DEFAULT 0,
     kind          TEXT    NOT NULL,
     tenant        TEXT    NOT NULL,
-    source        TEXT,
+    -- Text with a NUL in it is refused, as Postgres refuses it: what one store takes, the other takes too.
+    source        TEXT    CHECK (instr(source, char(0)) = 0),
     reason        TEXT,
     error         TEXT,
-    trace_parent  TEXT,
-    trace_state   TEXT,
+    trace_parent  TEXT    CHECK (instr(trace_parent, char(0)) = 0),
+    trace_state   TEXT    CHECK (instr(trace_state, char(0)) = 0),
     fingerprint   BLOB,
     body          BLOB,
     output        BLOB

@@ -1,0 +1,4 @@
+//! One suite a port, run over every adapter on real servers.
+
+mod broker;
+mod store;

@@ -1,0 +1,640 @@
+//! The store port: what every store does alike.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+use warren::{
+    clock,
+    job::{Completion, Due, Envelope, Key, Kind, State, Tenant, Trace},
+    store::{Filter, JobRecord, Keepsake, Known, MigrateError, Store, StoreError, Transition, sqlite::Sqlite},
+};
+
+use crate::harness::{
+    engines::{LiteFile, PgDatabase},
+    jobs::{BODY, OUTPUT, dead, envelope, envelope_of, kind, new_job, retry, snooze, success, success_with},
+    wait::until,
+};
+
+/// A store under test, and whatever must live as long as it.
+struct Fixture {
+    store: Arc<dyn Store>,
+    /// The same data, as another process sees it.
+    second: Arc<dyn Store>,
+    _keep: Box<dyn std::any::Any>,
+}
+
+async fn postgres() -> Option<Fixture> {
+    let database = PgDatabase::create().await?;
+    let store = Arc::new(database.store().await);
+    let second = Arc::new(database.store().await);
+    Some(Fixture { store, second, _keep: Box::new(database) })
+}
+
+async fn sqlite() -> Option<Fixture> {
+    let file = LiteFile::create();
+    let database = file.open().await;
+    let store = Arc::new(Sqlite::new(database.clone()));
+    let second = Arc::new(Sqlite::new(database));
+    Some(Fixture { store, second, _keep: Box::new(file) })
+}
+
+/// Every case over every store.
+macro_rules! conformance {
+    ($($case:ident),* $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                if let Some(fixture) = super::postgres().await {
+                    super::$case(&fixture).await;
+                }
+            })*
+        }
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                if let Some(fixture) = super::sqlite().await {
+                    super::$case(&fixture).await;
+                }
+            })*
+        }
+    };
+}
+
+conformance!(
+    a_success_is_one_row_with_its_output_and_without_its_body,
+    everything_that_an_envelope_says_is_kept,
+    a_failure_is_kept_with_its_body_and_is_due_again,
+    a_dead_letter_keeps_its_exact_bytes_its_reason_and_its_attempts,
+    a_second_copy_of_a_run_records_nothing,
+    a_copy_of_an_older_run_records_nothing_after_a_retry_a_snooze_or_a_replay,
+    a_late_completion_cannot_raise_the_dead,
+    the_row_of_another_tenant_is_not_touched,
+    a_batch_is_recorded_whole_and_says_how_many_lost,
+    a_row_that_the_store_refuses_harms_no_other_once_it_stands_alone,
+    follow_ups_come_to_be_with_a_success_that_wins_and_with_no_other,
+    a_keyed_follow_up_that_is_there_already_is_left_alone,
+    lanes_that_record_the_same_jobs_at_once_do_not_block_each_other,
+    a_job_with_a_delay_is_claimed_when_it_is_due_and_not_before,
+    two_claimers_never_take_one_row,
+    a_lease_that_lapses_is_taken_by_another_and_its_own_late_confirm_is_nothing,
+    a_confirm_after_the_job_has_finished_changes_nothing,
+    what_is_released_is_due_at_once,
+    a_claim_is_fair_between_kinds_and_passes_over_those_it_is_told_to,
+    whoever_waits_is_woken_by_what_becomes_due_soon,
+    a_job_that_is_there_already_is_told_and_not_changed,
+    a_replay_is_another_run_with_its_attempts_at_zero,
+    only_a_dead_letter_is_replayed_or_discarded,
+    a_conflict_is_noted_on_the_row,
+    a_loser_that_promised_another_body_is_noted,
+    jobs_are_listed_newest_first_and_page_by_page,
+    dead_letters_are_counted_up_to_a_bound,
+    the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else,
+    a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands,
+    the_schema_is_checked_and_is_brought_up_to_date_once,
+);
+
+const NOW: Duration = Duration::ZERO;
+const LATER: Duration = Duration::from_hours(1);
+const LEASE: Duration = Duration::from_secs(15);
+
+/// Records a batch as a lane does: sorted by id.
+async fn record(store: &dyn Store, mut batch: Vec<Completion>) -> usize {
+    batch.sort_by_key(|completion| completion.envelope.id);
+    let rows = 0..batch.len();
+    store.lane().record(&Arc::new(batch), rows).await.unwrap()
+}
+
+async fn get(store: &dyn Store, id: Uuid) -> JobRecord {
+    store.get(&Tenant::DEFAULT, id).await.unwrap().expect("a row")
+}
+
+async fn claim_ids(store: &dyn Store) -> HashSet<Uuid> {
+    store.claim(1000, LEASE, &[]).await.unwrap().jobs.iter().map(|job| job.envelope.id).collect()
+}
+
+fn run(envelope: &Envelope, run: u32) -> Envelope {
+    Envelope { run, ..envelope.clone() }
+}
+
+async fn a_success_is_one_row_with_its_output_and_without_its_body(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    let before = clock::now();
+    assert_eq!(record(store.as_ref(), vec![success(&job)]).await, 0);
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!(row.state, State::Succeeded);
+    assert_eq!(row.output.as_deref(), Some(OUTPUT));
+    assert_eq!((row.body, row.reason, row.error, row.due_at), (None, None, None, None));
+    assert_eq!(row.envelope, job);
+    let finished = row.finished_at.expect("it is over");
+    assert!((before - 1_000_000..=clock::now() + 1_000_000).contains(&finished), "within a second of our clock");
+}
+
+async fn everything_that_an_envelope_says_is_kept(Fixture { store, .. }: &Fixture) {
+    let full = Envelope {
+        version: 7,
+        run: 3,
+        attempt: 2,
+        tenant: Tenant::new("acme").unwrap(),
+        source: Some("shop".into()),
+        root: Some(Uuid::from_u128(9)),
+        key: Key::Digest([7; 32]),
+        trace: Some(Box::new(Trace { parent: "00-ab-cd-01".into(), state: Some("x=y".into()) })),
+        ..envelope()
+    };
+    // As a failure, because a success needs no trace any more.
+    record(store.as_ref(), vec![dead(&full)]).await;
+    let row = store.get(&full.tenant, full.id).await.unwrap().expect("a row");
+    assert_eq!(row.envelope, Envelope { attempt: 3, ..full.clone() });
+    let scheduled = Envelope { run: 1, attempt: 0, id: Uuid::from_u128(77), ..full.clone() };
+    let job = warren::job::NewJob { parent: Some(full.id), ..new_job(&scheduled, NOW) };
+    store.insert(&[job]).await.unwrap();
+    let row = store.get(&full.tenant, scheduled.id).await.unwrap().expect("a row");
+    assert_eq!((row.envelope, row.parent), (scheduled.clone(), Some(full.id)));
+    let claimed = store.claim(10, LEASE, &[]).await.unwrap().jobs;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!((&claimed[0].envelope, claimed[0].body.as_slice()), (&scheduled, BODY));
+}
+
+async fn a_failure_is_kept_with_its_body_and_is_due_again(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    record(store.as_ref(), vec![retry(&job, LATER)]).await;
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.state, row.envelope.run, row.envelope.attempt), (State::Retrying, 2, 1));
+    assert_eq!((row.body.as_deref(), row.reason.as_deref()), (Some(BODY), Some("oops")));
+    let due_in = row.due_at.expect("due") - clock::now();
+    assert!((3_590_000_000..=3_610_000_000).contains(&due_in), "an hour, not {due_in} us");
+    let attempt = &row.attempts[0];
+    assert_eq!((attempt.run, attempt.attempt, attempt.code.as_str()), (1, 1, "oops"));
+    // A snooze is another run, and no failed attempt.
+    record(store.as_ref(), vec![snooze(&Envelope { attempt: 1, ..run(&job, 2) }, LATER)]).await;
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.envelope.run, row.envelope.attempt, row.reason.as_deref()), (3, 1, Some("busy")));
+    assert_eq!(row.attempts.len(), 1);
+    // A success clears what is over, and keeps what happened.
+    record(store.as_ref(), vec![success(&Envelope { attempt: 1, ..run(&job, 3) })]).await;
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.state, row.reason, row.error, row.due_at, row.body), (State::Succeeded, None, None, None, None));
+    assert_eq!(row.attempts.len(), 1);
+}
+
+async fn a_dead_letter_keeps_its_exact_bytes_its_reason_and_its_attempts(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    record(store.as_ref(), vec![retry(&job, NOW)]).await;
+    let bytes: Vec<u8> = (0..=255).collect();
+    let last = Completion { body: Some(bytes.clone().into()), ..dead(&Envelope { attempt: 1, ..run(&job, 2) }) };
+    record(store.as_ref(), vec![last]).await;
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!(
+        (row.state, row.reason.as_deref(), row.error.as_deref()),
+        (State::Dead, Some("gone"), Some("it went wrong"))
+    );
+    assert_eq!((row.body, row.due_at), (Some(bytes), None));
+    let codes: Vec<_> = row.attempts.iter().map(|attempt| (attempt.attempt, attempt.code.as_str())).collect();
+    assert_eq!(codes, [(1, "oops"), (2, "gone")]);
+}
+
+async fn a_second_copy_of_a_run_records_nothing(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    assert_eq!(record(store.as_ref(), vec![success(&job)]).await, 0);
+    for copy in [success(&job), retry(&job, NOW), dead(&job)] {
+        assert_eq!(record(store.as_ref(), vec![copy]).await, 1);
+    }
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.state, row.attempts.len()), (State::Succeeded, 0));
+    // The same where the first copy was no success.
+    let job = envelope();
+    record(store.as_ref(), vec![retry(&job, LATER)]).await;
+    assert_eq!(record(store.as_ref(), vec![retry(&job, NOW)]).await, 1, "a failure of run 1 would be run 2 again");
+    assert_eq!(record(store.as_ref(), vec![dead(&job)]).await, 1);
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.state, row.envelope.run, row.attempts.len()), (State::Retrying, 2, 1));
+}
+
+async fn a_copy_of_an_older_run_records_nothing_after_a_retry_a_snooze_or_a_replay(Fixture { store, .. }: &Fixture) {
+    for change in [retry as fn(&Envelope, Duration) -> Completion, snooze] {
+        let job = envelope();
+        record(store.as_ref(), vec![change(&job, LATER)]).await;
+        assert_eq!(record(store.as_ref(), vec![success(&job)]).await, 1);
+        assert_eq!(get(store.as_ref(), job.id).await.state, State::Retrying);
+        assert_eq!(record(store.as_ref(), vec![success(&run(&job, 2))]).await, 0, "the run that is due");
+    }
+    let job = envelope();
+    record(store.as_ref(), vec![dead(&job)]).await;
+    assert_eq!(store.replay(job.id).await.unwrap(), Transition::Done);
+    assert_eq!(record(store.as_ref(), vec![success(&job)]).await, 1);
+    assert_eq!(get(store.as_ref(), job.id).await.state, State::Scheduled);
+}
+
+async fn a_late_completion_cannot_raise_the_dead(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    record(store.as_ref(), vec![dead(&job)]).await;
+    for late in [success(&job), retry(&job, NOW), success(&run(&job, 9))] {
+        assert_eq!(record(store.as_ref(), vec![late]).await, 1);
+    }
+    assert_eq!(get(store.as_ref(), job.id).await.state, State::Dead);
+    store.discard(job.id).await.unwrap();
+    assert_eq!(record(store.as_ref(), vec![success(&run(&job, 9))]).await, 1);
+    assert_eq!(get(store.as_ref(), job.id).await.state, State::Discarded);
+}
+
+async fn the_row_of_another_tenant_is_not_touched(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    record(store.as_ref(), vec![retry(&job, LATER)]).await;
+    let foreign = Envelope { tenant: Tenant::new("acme").unwrap(), run: 5, ..job.clone() };
+    for completion in [success(&foreign), dead(&foreign)] {
+        assert_eq!(record(store.as_ref(), vec![completion]).await, 1);
+    }
+    assert_eq!(get(store.as_ref(), job.id).await.state, State::Retrying);
+    assert!(store.get(&foreign.tenant, job.id).await.unwrap().is_none());
+}
+
+async fn a_batch_is_recorded_whole_and_says_how_many_lost(Fixture { store, .. }: &Fixture) {
+    // More than any one statement takes, of every outcome, and some that lose.
+    let jobs: Vec<_> = (0..400).map(|_| envelope()).collect();
+    record(store.as_ref(), jobs[..100].iter().map(success).collect()).await;
+    let batch = jobs.iter().enumerate().map(|(index, job)| match index % 4 {
+        0 => success(job),
+        1 => retry(job, LATER),
+        2 => snooze(job, LATER),
+        _ => dead(job),
+    });
+    assert_eq!(record(store.as_ref(), batch.collect()).await, 100);
+    for (index, job) in jobs.iter().enumerate() {
+        let expected = match index % 4 {
+            _ if index < 100 => State::Succeeded,
+            0 => State::Succeeded,
+            1 | 2 => State::Retrying,
+            _ => State::Dead,
+        };
+        let row = get(store.as_ref(), job.id).await;
+        assert_eq!(row.state, expected, "{index}");
+        let failed = index >= 100 && matches!(index % 4, 1 | 3);
+        assert_eq!(row.attempts.len(), usize::from(failed), "{index}");
+    }
+}
+
+async fn a_row_that_the_store_refuses_harms_no_other_once_it_stands_alone(Fixture { store, .. }: &Fixture) {
+    // No store takes text with a NUL in it, and an AMQP client can send one.
+    let culprit = Envelope { source: Some("a\0b".into()), ..envelope() };
+    let good = envelope();
+    let mut batch = vec![success(&culprit), success(&good)];
+    batch.sort_by_key(|completion| completion.envelope.id);
+    let place = batch.iter().position(|completion| completion.envelope.id == good.id).unwrap();
+    let batch = Arc::new(batch);
+    let mut lane = store.lane();
+    assert!(matches!(lane.record(&batch, 0..2).await, Err(StoreError::Data(_))));
+    assert!(store.get(&Tenant::DEFAULT, good.id).await.unwrap().is_none(), "whole or not at all");
+    assert_eq!(lane.record(&batch, place..place + 1).await.unwrap(), 0, "the same lane goes on");
+    assert!(matches!(lane.record(&batch, 1 - place..2 - place).await, Err(StoreError::Data(_))));
+    assert_eq!(get(store.as_ref(), good.id).await.state, State::Succeeded);
+}
+
+async fn follow_ups_come_to_be_with_a_success_that_wins_and_with_no_other(Fixture { store, .. }: &Fixture) {
+    let (job, first, second) = (envelope(), envelope(), envelope());
+    let winner = success_with(&job, vec![new_job(&first, NOW)]);
+    assert_eq!(record(store.as_ref(), vec![winner.clone()]).await, 0);
+    // The loser asks for another one; the winner once more is a loser too.
+    assert_eq!(record(store.as_ref(), vec![success_with(&job, vec![new_job(&second, NOW)])]).await, 1);
+    assert_eq!(record(store.as_ref(), vec![winner]).await, 1);
+    assert_eq!(claim_ids(store.as_ref()).await, HashSet::from([first.id]));
+    assert!(store.get(&Tenant::DEFAULT, second.id).await.unwrap().is_none());
+}
+
+async fn a_keyed_follow_up_that_is_there_already_is_left_alone(Fixture { store, .. }: &Fixture) {
+    let keyed = Envelope { key: Key::Keyed, ..envelope() };
+    record(store.as_ref(), vec![success(&keyed)]).await;
+    let asks = success_with(&envelope(), vec![new_job(&keyed, NOW)]);
+    assert_eq!(record(store.as_ref(), vec![asks]).await, 0);
+    assert_eq!(get(store.as_ref(), keyed.id).await.state, State::Succeeded);
+}
+
+async fn lanes_that_record_the_same_jobs_at_once_do_not_block_each_other(Fixture { store, second, .. }: &Fixture) {
+    let jobs: Vec<_> = (0..200).map(|_| envelope()).collect();
+    let mut lanes = Vec::new();
+    for number in 0..4 {
+        let (store, jobs) = (if number % 2 == 0 { store.clone() } else { second.clone() }, jobs.clone());
+        lanes.push(tokio::spawn(async move {
+            let mut won = 0;
+            for _ in 0..5 {
+                let mut batch: Vec<_> = jobs.iter().map(success).collect();
+                batch.sort_by_key(|completion| completion.envelope.id);
+                let batch = Arc::new(batch);
+                let mut lane = store.lane();
+                let lost = loop {
+                    match lane.record(&batch, 0..batch.len()).await {
+                        Ok(lost) => break lost,
+                        Err(StoreError::Conflict(_)) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                };
+                won += batch.len() - lost;
+            }
+            won
+        }));
+    }
+    let mut won = 0;
+    for lane in lanes {
+        won += lane.await.unwrap();
+    }
+    assert_eq!(won, jobs.len(), "each job was won once, by whichever lane");
+}
+
+async fn a_job_with_a_delay_is_claimed_when_it_is_due_and_not_before(Fixture { store, .. }: &Fixture) {
+    let (soon, late, past) = (envelope(), envelope(), envelope());
+    let delay = Duration::from_millis(300);
+    let at_past = warren::job::NewJob { due: Due::At(clock::now() - 5_000_000), ..new_job(&past, NOW) };
+    let began = Instant::now();
+    store.insert(&[new_job(&soon, delay), new_job(&late, LATER), at_past]).await.unwrap();
+    assert_eq!(claim_ids(store.as_ref()).await, HashSet::from([past.id]));
+    let next = store.next_due(&[]).await.unwrap().expect("something is due");
+    assert!(next <= delay, "{next:?}");
+    let claimed = until("the one that is due soon", async || {
+        Some(claim_ids(store.as_ref()).await).filter(|claimed| !claimed.is_empty())
+    });
+    assert_eq!(claimed.await, HashSet::from([soon.id]));
+    assert!(began.elapsed() >= delay, "not early");
+}
+
+async fn two_claimers_never_take_one_row(Fixture { store, second, .. }: &Fixture) {
+    let jobs: Vec<_> = (0..600).map(|_| new_job(&envelope(), NOW)).collect();
+    store.insert(&jobs).await.unwrap();
+    let claimers: Vec<_> = (0..6)
+        .map(|number| {
+            let store = if number % 2 == 0 { store.clone() } else { second.clone() };
+            tokio::spawn(async move {
+                let mut taken = Vec::new();
+                loop {
+                    let claim = store.claim(37, LEASE, &[]).await.unwrap();
+                    if claim.jobs.is_empty() {
+                        return taken;
+                    }
+                    taken.extend(claim.jobs.into_iter().map(|job| job.envelope.id));
+                }
+            })
+        })
+        .collect();
+    let mut taken = Vec::new();
+    for claimer in claimers {
+        taken.extend(claimer.await.unwrap());
+    }
+    // One that met the others' locks may have found nothing and left; the rest is still there.
+    taken.extend(claim_ids(store.as_ref()).await);
+    assert_eq!(taken.len(), 600);
+    assert_eq!(taken.into_iter().collect::<HashSet<_>>().len(), 600);
+}
+
+async fn a_lease_that_lapses_is_taken_by_another_and_its_own_late_confirm_is_nothing(
+    Fixture { store, second, .. }: &Fixture,
+) {
+    let job = envelope();
+    store.insert(&[new_job(&job, NOW)]).await.unwrap();
+    let first = store.claim(10, Duration::from_millis(100), &[]).await.unwrap();
+    assert_eq!(first.jobs.len(), 1);
+    assert!(second.claim(10, LEASE, &[]).await.unwrap().jobs.is_empty(), "it is held");
+    let other = until("the lease lapses", async || {
+        let claim = second.claim(10, LEASE, &[]).await.unwrap();
+        (!claim.jobs.is_empty()).then_some(claim)
+    })
+    .await;
+    assert_eq!(store.published(first.token, &[(job.id, 1)]).await.unwrap(), 0);
+    store.release(first.token, &[job.id]).await.unwrap();
+    assert!(claim_ids(store.as_ref()).await.is_empty(), "the other still holds it");
+    assert_eq!(second.published(other.token, &[(job.id, 1)]).await.unwrap(), 1);
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.state, row.due_at), (State::Queued, None));
+}
+
+async fn a_confirm_after_the_job_has_finished_changes_nothing(Fixture { store, .. }: &Fixture) {
+    let (done, again) = (envelope(), envelope());
+    store.insert(&[new_job(&done, NOW), new_job(&again, NOW)]).await.unwrap();
+    let claim = store.claim(10, LEASE, &[]).await.unwrap();
+    record(store.as_ref(), vec![success(&done), retry(&again, LATER)]).await;
+    assert_eq!(store.published(claim.token, &[(done.id, 1), (again.id, 1)]).await.unwrap(), 0);
+    assert_eq!(get(store.as_ref(), done.id).await.state, State::Succeeded);
+    let row = get(store.as_ref(), again.id).await;
+    assert_eq!((row.state, row.envelope.run), (State::Retrying, 2));
+    assert!(row.due_at.is_some(), "it is still to be published");
+}
+
+async fn what_is_released_is_due_at_once(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    store.insert(&[new_job(&job, NOW)]).await.unwrap();
+    let claim = store.claim(10, LEASE, &[]).await.unwrap();
+    assert_eq!(store.next_due(&[]).await.unwrap(), None, "nothing that no one holds");
+    store.release(claim.token, &[job.id]).await.unwrap();
+    assert_eq!(store.next_due(&[]).await.unwrap(), Some(Duration::ZERO));
+    assert_eq!(claim_ids(store.as_ref()).await, HashSet::from([job.id]));
+}
+
+async fn a_claim_is_fair_between_kinds_and_passes_over_those_it_is_told_to(Fixture { store, .. }: &Fixture) {
+    let (many, few, none) = (kind("a.many"), kind("b.few"), kind("c.none"));
+    let jobs = |kind: &Kind, count| (0..count).map(|_| new_job(&envelope_of(kind), NOW)).collect::<Vec<_>>();
+    store.insert(&[jobs(&many, 300), jobs(&few, 5), jobs(&none, 5)].concat()).await.unwrap();
+    let claim = store.claim(20, LEASE, std::slice::from_ref(&none)).await.unwrap();
+    let count = |kind: &Kind| claim.jobs.iter().filter(|job| job.envelope.kind == *kind).count();
+    assert_eq!((count(&many), count(&few), count(&none)), (10, 5, 0));
+    store.release(claim.token, &claim.jobs.iter().map(|job| job.envelope.id).collect::<Vec<_>>()).await.unwrap();
+    let all_others = [many, few, none];
+    assert_eq!(store.next_due(&all_others).await.unwrap(), None);
+    assert!(store.claim(20, LEASE, &all_others).await.unwrap().jobs.is_empty());
+}
+
+async fn whoever_waits_is_woken_by_what_becomes_due_soon(Fixture { store, .. }: &Fixture) {
+    let wakes = async |make_due: &dyn Fn(Arc<dyn Store>) -> tokio::task::JoinHandle<()>| {
+        // A wake-up that is left from before ends the first wait; the second begins with none.
+        let waiting = store.clone();
+        timeout(Duration::from_millis(50), async {
+            loop {
+                waiting.wait(LATER).await;
+            }
+        })
+        .await
+        .unwrap_err();
+        let began = Instant::now();
+        let made = make_due(store.clone());
+        store.wait(LATER).await;
+        made.await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "woken, and not by the clock");
+    };
+    // Until the first notification has come through, nobody knows that somebody listens.
+    until("somebody listens", async || {
+        store.insert(&[new_job(&envelope(), NOW)]).await.unwrap();
+        timeout(Duration::from_millis(100), store.wait(LATER)).await.ok()
+    })
+    .await;
+    wakes(&|store| tokio::spawn(async move { _ = store.insert(&[new_job(&envelope(), NOW)]).await.unwrap() })).await;
+    wakes(&|store| tokio::spawn(async move { _ = record(store.as_ref(), vec![retry(&envelope(), NOW)]).await })).await;
+    wakes(&|store| {
+        let follow_up = success_with(&envelope(), vec![new_job(&envelope(), NOW)]);
+        tokio::spawn(async move { _ = record(store.as_ref(), vec![follow_up]).await })
+    })
+    .await;
+    let job = envelope();
+    record(store.as_ref(), vec![dead(&job)]).await;
+    wakes(&|store| tokio::spawn(async move { assert_eq!(store.replay(job.id).await.unwrap(), Transition::Done) }))
+        .await;
+    // A plain success, and what is due much later, wake nobody.
+    record(store.as_ref(), vec![success(&envelope()), retry(&envelope(), LATER)]).await;
+    timeout(Duration::from_millis(200), store.wait(LATER)).await.unwrap_err();
+}
+
+async fn a_job_that_is_there_already_is_told_and_not_changed(Fixture { store, .. }: &Fixture) {
+    let keyed = Envelope { key: Key::Digest([1; 32]), ..envelope() };
+    let new = envelope();
+    assert_eq!(store.insert(&[new_job(&keyed, LATER)]).await.unwrap(), [None]);
+    let again = store.insert(&[new_job(&keyed, NOW), new_job(&new, LATER)]).await.unwrap();
+    let known = Known { id: keyed.id, tenant: Tenant::DEFAULT, state: State::Scheduled, run: 1, digest: Some([1; 32]) };
+    assert_eq!(again, [Some(known.clone()), None]);
+    assert!(claim_ids(store.as_ref()).await.is_empty(), "its due time is the first one's");
+    let looked_up = store.lookup(&[keyed.id, Uuid::from_u128(1)]).await.unwrap();
+    assert_eq!(looked_up, [known]);
+}
+
+async fn a_replay_is_another_run_with_its_attempts_at_zero(Fixture { store, .. }: &Fixture) {
+    let job = Envelope { attempt: 4, run: 5, ..envelope() };
+    record(store.as_ref(), vec![dead(&job)]).await;
+    assert_eq!(store.replay(job.id).await.unwrap(), Transition::Done);
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.state, row.envelope.run, row.envelope.attempt), (State::Scheduled, 6, 0));
+    assert_eq!(row.finished_at, None);
+    let claimed = store.claim(10, LEASE, &[]).await.unwrap().jobs;
+    assert_eq!((claimed[0].envelope.run, claimed[0].body.as_slice()), (6, BODY));
+    record(store.as_ref(), vec![dead(&Envelope { attempt: 0, ..run(&job, 6) })]).await;
+    let attempts: Vec<_> =
+        get(store.as_ref(), job.id).await.attempts.iter().map(|attempt| (attempt.run, attempt.attempt)).collect();
+    assert_eq!(attempts, [(5, 5), (6, 1)], "both lives are kept");
+}
+
+async fn only_a_dead_letter_is_replayed_or_discarded(Fixture { store, .. }: &Fixture) {
+    let nobody = Uuid::from_u128(404);
+    assert_eq!(store.replay(nobody).await.unwrap(), Transition::Unknown);
+    assert_eq!(store.discard(nobody).await.unwrap(), Transition::Unknown);
+    let done = envelope();
+    record(store.as_ref(), vec![success(&done)]).await;
+    let refused = Transition::Refused { state: State::Succeeded, reason: None };
+    assert_eq!(store.replay(done.id).await.unwrap(), refused);
+    assert_eq!(store.discard(done.id).await.unwrap(), refused);
+    let mut bytes = dead(&envelope());
+    bytes.outcome = warren::job::Outcome::Dead { failure: crate::harness::jobs::failure("undecodable") };
+    let id = bytes.envelope.id;
+    record(store.as_ref(), vec![bytes]).await;
+    let refused = Transition::Refused { state: State::Dead, reason: Some("undecodable".into()) };
+    assert_eq!(store.replay(id).await.unwrap(), refused, "no worker could ever read it");
+    assert_eq!(store.discard(id).await.unwrap(), Transition::Done);
+    assert_eq!(get(store.as_ref(), id).await.state, State::Discarded);
+}
+
+async fn a_conflict_is_noted_on_the_row(Fixture { store, .. }: &Fixture) {
+    let (job, other) = (envelope(), envelope());
+    record(store.as_ref(), vec![success(&job), success(&other)]).await;
+    store.note_conflicts(&[job.id]).await.unwrap();
+    store.note_conflicts(&[job.id, Uuid::from_u128(404)]).await.unwrap();
+    assert_eq!(get(store.as_ref(), job.id).await.conflicts, 2);
+    assert_eq!(get(store.as_ref(), other.id).await.conflicts, 0);
+}
+
+async fn a_loser_that_promised_another_body_is_noted(Fixture { store, .. }: &Fixture) {
+    let job = Envelope { key: Key::Digest([1; 32]), ..envelope() };
+    record(store.as_ref(), vec![success(&job)]).await;
+    record(store.as_ref(), vec![success(&job)]).await;
+    assert_eq!(get(store.as_ref(), job.id).await.conflicts, 0, "the same body is no conflict");
+    record(store.as_ref(), vec![success(&Envelope { key: Key::Digest([2; 32]), ..job.clone() })]).await;
+    let row = get(store.as_ref(), job.id).await;
+    assert_eq!((row.conflicts, row.envelope.key), (1, Key::Digest([1; 32])));
+}
+
+async fn jobs_are_listed_newest_first_and_page_by_page(Fixture { store, .. }: &Fixture) {
+    let aged = |age: i64| Envelope { created_at: clock::now() - age * 1_000_000, ..envelope() };
+    let jobs: Vec<_> = (0..30).map(aged).collect();
+    let other = Envelope { kind: kind("z.other"), ..aged(5) };
+    let mut batch: Vec<_> = jobs.iter().map(dead).collect();
+    batch.extend([success(&aged(1)), retry(&other, LATER)]);
+    record(store.as_ref(), batch).await;
+    let mut filter = Filter { state: Some(State::Dead), limit: 12, ..Filter::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = store.list(&filter).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.before = Some((last.envelope.created_at, last.envelope.id));
+        assert!(page.iter().all(|row| row.body.is_none()), "a list is no place for bodies");
+        seen.extend(page.into_iter().map(|row| row.envelope.id));
+    }
+    assert_eq!(seen, jobs.iter().map(|job| job.id).collect::<Vec<_>>());
+    let list = async |filter: Filter| {
+        let filter = Filter { limit: 100, ..filter };
+        store.list(&filter).await.unwrap().into_iter().map(|row| row.envelope.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(Filter { kind: Some(other.kind.clone()), ..Filter::default() }).await, [other.id]);
+    assert_eq!(list(Filter::default()).await.len(), 31, "all but those that have succeeded");
+    assert_eq!(list(Filter { state: Some(State::Succeeded), ..Filter::default() }).await.len(), 1);
+    assert_eq!(list(Filter { tenant: Some(Tenant::new("acme").unwrap()), ..Filter::default() }).await.len(), 0);
+}
+
+async fn dead_letters_are_counted_up_to_a_bound(Fixture { store, .. }: &Fixture) {
+    record(store.as_ref(), (0..20).map(|_| dead(&envelope())).collect()).await;
+    assert_eq!(store.count(State::Dead, 100).await.unwrap(), 20);
+    assert_eq!(store.count(State::Dead, 7).await.unwrap(), 7);
+    assert_eq!(store.count(State::Cancelled, 100).await.unwrap(), 0);
+}
+
+async fn the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else(Fixture { store, .. }: &Fixture) {
+    assert_eq!(store.oldest_finished().await.unwrap(), None);
+    let plain = envelope();
+    let keyed = Envelope { key: Key::Keyed, ..envelope() };
+    let (dead_one, waiting) = (envelope(), envelope());
+    let retried = run(&envelope(), 2);
+    record(store.as_ref(), vec![retry(&Envelope { run: 1, ..retried.clone() }, NOW)]).await;
+    let with_body = Completion { body: Some(BODY.into()), ..success(&plain) };
+    record(
+        store.as_ref(),
+        vec![with_body, success(&keyed), dead(&dead_one), success(&retried), retry(&waiting, LATER)],
+    )
+    .await;
+    let oldest = store.oldest_finished().await.unwrap().expect("some are over");
+    let all = oldest..clock::now() + 1_000_000;
+    let before = oldest - 1000..oldest;
+    let kind = &plain.kind;
+    assert_eq!(store.strip(kind, Keepsake::Body, before.clone()).await.unwrap(), 0, "an empty window");
+    assert_eq!(store.strip(&crate::harness::jobs::kind("x.y"), Keepsake::Body, all.clone()).await.unwrap(), 0);
+    assert_eq!(store.strip(kind, Keepsake::Body, all.clone()).await.unwrap(), 1);
+    assert_eq!(store.strip(kind, Keepsake::Output, all.clone()).await.unwrap(), 3);
+    let row = get(store.as_ref(), plain.id).await;
+    assert_eq!((row.state, row.body, row.output), (State::Succeeded, None, None));
+    assert_eq!(get(store.as_ref(), dead_one.id).await.body.as_deref(), Some(BODY), "a dead letter keeps its bytes");
+    assert_eq!(store.remove(false, before).await.unwrap(), 0);
+    assert_eq!(store.remove(false, all.clone()).await.unwrap(), 2, "the plain one and the retried one");
+    assert!(store.get(&Tenant::DEFAULT, plain.id).await.unwrap().is_none());
+    for kept in [&keyed, &dead_one, &waiting] {
+        get(store.as_ref(), kept.id).await;
+    }
+    assert_eq!(store.remove(true, all).await.unwrap(), 1);
+    // Its attempts went with it: the same id again begins with none.
+    record(store.as_ref(), vec![success(&retried)]).await;
+    assert_eq!(get(store.as_ref(), retried.id).await.attempts, []);
+}
+
+async fn a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands(
+    Fixture { store, second, .. }: &Fixture,
+) {
+    assert_eq!(store.settle_value("a", "1").await.unwrap(), "1");
+    assert_eq!(second.settle_value("a", "2").await.unwrap(), "1");
+    assert!(!store.replace_value("a", "2", "3").await.unwrap());
+    assert!(store.replace_value("a", "1", "3").await.unwrap());
+    assert_eq!(second.settle_value("a", "4").await.unwrap(), "3");
+    store.ping().await.unwrap();
+}
+
+async fn the_schema_is_checked_and_is_brought_up_to_date_once(Fixture { store, second, .. }: &Fixture) {
+    store.check_schema().await.unwrap();
+    assert_eq!(second.migrate().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_database_without_a_schema_is_told_what_to_do() {
+    let Some(database) = PgDatabase::create().await else { return };
+    let store = warren::store::postgres::Postgres::new(database.url.parse().unwrap());
+    let error = warren::store::Installation::check_schema(&store).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Older { found: 0, .. }), "{error:?}");
+    assert!(error.to_string().contains("warren migrate"), "{error}");
+}

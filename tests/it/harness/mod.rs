@@ -1,0 +1,6 @@
+//! What the tests stand on: servers, processes, proxies, and waiting for states.
+
+pub(crate) mod engines;
+pub(crate) mod jobs;
+pub(crate) mod proxy;
+pub(crate) mod wait;

@@ -1,0 +1,9 @@
+//! One binary of integration tests, against real servers and real processes.
+//!
+//! `tests/run` starts the servers. Without them, what needs them is left out, unless `WARREN_TEST_SERVERS=required`.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+mod conformance;
+mod harness;
+mod runtime;
