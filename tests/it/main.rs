@@ -4,6 +4,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod cli;
 mod conformance;
+mod deploy;
+mod gateway;
 mod harness;
+mod processes;
 mod runtime;
+mod webhooks;

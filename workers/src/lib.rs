@@ -17,3 +17,8 @@ pub use crate::{
     policy::{Backoff, Policy, Retention},
     worker::{Disposition, Job, WorkError, Worker},
 };
+
+/// The worker in thirty lines, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,9 @@
 //! What the tests stand on: servers, processes, proxies, and waiting for states.
 
 pub(crate) mod engines;
+pub(crate) mod http;
 pub(crate) mod jobs;
+pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod receiver;
 pub(crate) mod wait;

@@ -1,0 +1,201 @@
+//! The real binary, as a process of its own.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    engines::{PgDatabase, RabbitPrefix, unique},
+    wait::until,
+};
+
+/// How long a process may take to say that it is up.
+const START: Duration = Duration::from_secs(30);
+
+/// An installation: a folder with its configuration, and the servers it runs on.
+pub(crate) struct Installation {
+    pub(crate) folder: TempDir,
+    servers: Option<(RabbitPrefix, PgDatabase)>,
+}
+
+/// A running `warren up`. Killed when it is dropped.
+pub(crate) struct Up {
+    child: Child,
+    pub(crate) gateway: Option<String>,
+    pub(crate) admin: String,
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Installation {
+    /// On one SQLite file.
+    pub(crate) fn embedded(configuration: &str) -> Self {
+        let this = Self { folder: tempfile::tempdir().expect("a temporary folder"), servers: None };
+        this.configure(configuration);
+        this
+    }
+
+    /// On RabbitMQ and Postgres.
+    pub(crate) async fn on_servers(configuration: &str) -> Option<Self> {
+        let rabbit = RabbitPrefix::create(&[]).await?;
+        let database = PgDatabase::create().await?;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let this = Self { folder, servers: Some((rabbit, database)) };
+        let keys = this.run(&["config", "keys"]).stdout;
+        this.configure(&format!("{keys}\n{configuration}"));
+        Some(this)
+    }
+
+    /// Writes the configuration anew.
+    pub(crate) fn configure(&self, text: &str) {
+        let text = match &self.servers {
+            None => text.to_owned(),
+            Some((rabbit, database)) => format!(
+                "{text}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+                rabbit.url, rabbit.prefix, database.url
+            ),
+        };
+        std::fs::write(self.file(), text).expect("a file in our own folder");
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.path().join("warren.toml")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn servers(&self) -> Option<&(RabbitPrefix, PgDatabase)> {
+        self.servers.as_ref()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = bare(self.folder.path());
+        command.args(arguments).arg("--config").arg(self.file()).arg("--data-dir").arg(self.data());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
+        let mut command = self.command(arguments);
+        if !self.file().exists() {
+            self.configure("");
+        }
+        said(&mut command)
+    }
+
+    /// Starts `warren up` with these roles, on ports that are free.
+    pub(crate) fn up(&self, roles: &[&str]) -> Up {
+        let arguments = [&["up"], roles, &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]].concat();
+        let log = std::fs::File::create(self.folder.path().join(unique("log"))).expect("our own folder");
+        let mut command = self.command(&arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary");
+        let (sender, lines) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                _ = sender.send(line);
+            }
+        });
+        let (mut gateway, mut admin) = (None, None);
+        let has_gateway = roles.is_empty() || roles.contains(&"gateway");
+        while admin.is_none() || (has_gateway && gateway.is_none()) {
+            let Ok(line) = lines.recv_timeout(START) else {
+                let status = child.try_wait();
+                panic!("it is not up: {status:?}\n{}", self.logs());
+            };
+            if let Some(url) = line.trim().strip_prefix("health") {
+                admin = url.trim().strip_suffix("/readyz").map(str::to_owned);
+            }
+            if let Some(url) = line.trim().strip_prefix("jobs") {
+                gateway = url.trim().strip_suffix("/v1/jobs/{kind}").map(str::to_owned);
+            }
+        }
+        Up { child, gateway, admin: admin.expect("just seen") }
+    }
+
+    /// Everything that its processes logged.
+    pub(crate) fn logs(&self) -> String {
+        let entries = std::fs::read_dir(self.folder.path()).expect("our own folder").map_while(Result::ok);
+        let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("log"));
+        logs.map(|log| std::fs::read_to_string(log.path()).unwrap_or_default()).collect()
+    }
+}
+
+/// The binary, with nothing of the environment that tests themselves run in.
+pub(crate) fn bare(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warren"));
+    command.current_dir(folder).stdin(Stdio::null());
+    for name in ["AMQP_URL", "DATABASE_URL", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn said(command: &mut Command) -> Said {
+    let output = command.output().expect("the command");
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Up {
+    pub(crate) fn gateway(&self) -> &str {
+        self.gateway.as_deref().expect("it has the role of a gateway")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill").success());
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the process ends", async || self.child.try_wait().expect("it is ours")).await
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}

@@ -1,0 +1,242 @@
+//! Processes: how they start, what they refuse to start on, and how they end.
+
+use std::{net::TcpListener, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    http::{Http, parts},
+    process::{Installation, bare, said},
+    wait::{until, until_equal},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_in_processes_of_their_own_do_the_main_job_together() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let gateway = installation.up(&["gateway"]);
+    let http = Http::to(gateway.gateway());
+    let id = http.submit("warren.probe", &json!({ "fail_attempts": 1, "payload_bytes": 1000 })).await;
+    // Nobody is there to run it.
+    let waiting = http.job(&id).await;
+    assert_eq!((waiting["state"].as_str(), waiting["recorded"].as_bool()), (Some("queued"), Some(false)));
+    let worker = installation.up(&["worker"]);
+    http.job_in(&id, "retrying").await;
+    let dispatcher = installation.up(&["dispatcher"]);
+    let keeper = installation.up(&["keeper"]);
+    let job = http.job_in(&id, "succeeded").await;
+    assert_eq!((job["run"].as_u64(), job["output"]["attempt"].as_u64()), (Some(2), Some(2)));
+    for up in [&gateway, &worker, &dispatcher, &keeper] {
+        let admin = Http::to(&up.admin);
+        until("it is ready", async || (parts(admin.get("/readyz").send().await.unwrap()).await.0 == 200).then_some(()))
+            .await;
+        assert_eq!(parts(admin.get("/livez").send().await.unwrap()).await.0, 200);
+    }
+    let metrics = parts(Http::to(&worker.admin).get("/metrics").send().await.unwrap()).await.1;
+    let metrics = metrics.as_str().unwrap();
+    for line in [
+        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"} 1",
+        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"retry\"} 1",
+        "# TYPE warren_execution_seconds histogram",
+        "warren_concurrency_limit{kind=\"warren.probe\"} 100",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_leaves_its_job_to_the_next() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let gateway = installation.up(&["gateway"]);
+    let http = Http::to(gateway.gateway());
+    let worker = installation.up(&["worker"]);
+    let id = http.submit("warren.probe", &json!({ "work_ms": 2000 })).await;
+    let metrics = Http::to(&worker.admin);
+    until("it runs", async || {
+        let text = metrics.get("/metrics").send().await.unwrap().text().await.unwrap();
+        text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
+    })
+    .await;
+    worker.kill();
+    let _next = installation.up(&["worker"]);
+    let job = http.job_in(&id, "succeeded").await;
+    assert_eq!((job["run"].as_u64(), job["attempts"].clone()), (Some(1), Value::Null), "a crash is no failed attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_installation_that_is_killed_goes_on_where_it_was() {
+    let installation = Installation::embedded("");
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let running = http.submit("warren.probe", &json!({ "work_ms": 1500 })).await;
+    let mut waiting = Vec::new();
+    for _ in 0..300 {
+        waiting.push(http.submit("warren.probe", &json!({ "work_ms": 100 })).await);
+    }
+    let delayed =
+        http.post("/v1/jobs/warren.probe").header("warren-delay", "1s").json(&json!({})).send().await.unwrap();
+    let delayed = parts(delayed).await.1["id"].as_str().unwrap().to_owned();
+    up.kill();
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    for id in waiting.iter().chain([&running, &delayed]) {
+        http.job_in(id, "succeeded").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_asked_to_end_finishes_what_runs() {
+    let installation = Installation::embedded("");
+    let mut up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let id = http.submit("warren.probe", &json!({ "work_ms": 800 })).await;
+    let admin = Http::to(&up.admin);
+    until("it runs", async || {
+        let text = admin.get("/metrics").send().await.unwrap().text().await.unwrap();
+        text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
+    })
+    .await;
+    up.terminate();
+    assert_eq!(up.ended().await.code(), Some(0));
+    let told = installation.run(&["job", "show", &id, "-o", "json"]).json();
+    assert_eq!(told["state"], "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_process_at_once() {
+    let installation = Installation::embedded("");
+    let mut up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    http.submit("warren.probe", &json!({ "fate": "hang" })).await;
+    up.terminate();
+    until("it drains", async || installation.logs().contains("draining").then_some(())).await;
+    up.terminate();
+    assert_eq!(up.ended().await.code(), Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_file_says_whose_it_is() {
+    let installation = Installation::embedded("");
+    let up = installation.up(&[]);
+    let second = installation.run(&["up", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains(&format!("in use by process {}", up.pid())), "{second:?}");
+}
+
+#[test]
+fn without_credentials_nothing_listens_where_others_can_reach_it() {
+    let installation = Installation::embedded("");
+    for flag in ["--listen", "--admin-listen"] {
+        let refused = installation.run(&["up", flag, "0.0.0.0:0"]);
+        assert_eq!(refused.code, 2, "{refused:?}");
+        assert!(refused.stderr.contains("no credentials are configured"), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_before_anything_starts() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let installation = Installation::embedded("");
+    let refused = installation.run(&["up", "--listen", &address, "--admin-listen", "127.0.0.1:0"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains(&address), "{refused:?}");
+    assert!(!installation.data().exists(), "nothing was made");
+}
+
+#[test]
+fn an_embedded_installation_is_one_process() {
+    let refused = Installation::embedded("").run(&["up", "worker", "--admin-listen", "127.0.0.1:0"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("all roles in one process"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn servers_without_secrets_for_ids_are_refused_with_the_command_that_makes_them() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    installation.configure("");
+    let refused = installation.run(&["up", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("warren config keys"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_database_without_its_schema_is_refused_where_it_may_not_be_changed() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let keys = installation.run(&["config", "keys"]).stdout;
+    let ports = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let (_, database) = installation.servers().unwrap();
+    let mut command = bare(installation.folder.path());
+    command.arg("up").args(ports).arg("--config").arg(installation.file()).env("WARREN__DATABASE__MIGRATE", "false");
+    installation.configure(&keys);
+    let refused = said(&mut command);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    assert!(refused.stderr.contains("warren migrate"), "{refused:?}");
+    let migrated = installation.run(&["migrate"]);
+    assert!(migrated.code == 0 && migrated.stdout.contains("0001_jobs"), "{migrated:?}");
+    let again = installation.run(&["migrate"]);
+    assert!(again.stdout.contains("up to date"), "{again:?}");
+    // A newer build has been here.
+    sqlx::Executor::execute(
+        &mut database.connect().await,
+        "INSERT INTO schema_steps (version, description, success, checksum, execution_time)
+         VALUES (99, 'later', true, ''::bytea, 0)",
+    )
+    .await
+    .unwrap();
+    let refused = said(&mut command);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    assert!(refused.stderr.contains("newer"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_makes_other_ids_is_not_ready_and_says_why() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let first = installation.up(&["gateway"]);
+    let admin = Http::to(&first.admin);
+    until_equal("the first is ready", 200, async || parts(admin.get("/readyz").send().await.unwrap()).await.0).await;
+    let other_keys = installation.run(&["config", "keys"]).stdout;
+    installation.configure(&other_keys);
+    let second = installation.up(&["gateway"]);
+    let admin = Http::to(&second.admin);
+    let (status, ready) = parts(admin.get("/readyz").send().await.unwrap()).await;
+    assert_eq!((status, ready["ready"].as_bool()), (503, Some(false)), "{ready}");
+    assert!(ready["parts"]["ids"]["detail"].as_str().unwrap().contains("id.dedup_key"), "{ready}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_starts_without_servers_and_works_when_they_come() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let (rabbit, database) = installation.servers().unwrap();
+    let to_broker = crate::harness::proxy::Proxy::before(rabbit.address()).await;
+    let to_database = crate::harness::proxy::Proxy::before(database.address()).await;
+    to_broker.refuse(true);
+    to_database.refuse(true);
+    let keys = installation.run(&["config", "keys"]).stdout;
+    let text = format!(
+        "{keys}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+        rabbit.through(to_broker.port),
+        rabbit.prefix,
+        database.through(to_database.port)
+    );
+    std::fs::write(installation.file(), text).unwrap();
+    let up = installation.up(&[]);
+    let (http, admin) = (Http::to(up.gateway()), Http::to(&up.admin));
+    let (status, ready) = parts(admin.get("/readyz").send().await.unwrap()).await;
+    assert_eq!(status, 503, "{ready}");
+    let began = std::time::Instant::now();
+    let (status, refused) = parts(http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap()).await;
+    assert_eq!((status, refused["code"].as_str()), (503, Some("broker_unavailable")));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // The broker alone is enough to take a job that is due at once.
+    to_broker.refuse(false);
+    let id = until("it is taken", async || {
+        let (status, answer) = parts(http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap()).await;
+        (status == 202).then(|| answer["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let (status, answer) = parts(http.get(&format!("/v1/jobs/{id}")).send().await.unwrap()).await;
+    assert_eq!((status, answer["code"].as_str()), (503, Some("store_unavailable")));
+    to_database.refuse(false);
+    http.job_in(&id, "succeeded").await;
+    until_equal("all is ready", 200, async || parts(admin.get("/readyz").send().await.unwrap()).await.0).await;
+}
