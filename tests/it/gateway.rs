@@ -27,7 +27,7 @@ fn open() -> (Installation, Up, Http) {
 }
 
 /// Everything that was ever taken: every job has a row in the end.
-async fn jobs(installation: &Installation) -> Vec<Value> {
+fn jobs(installation: &Installation) -> Vec<Value> {
     let mut jobs = Vec::new();
     for state in ["succeeded", "dead", "scheduled", "retrying", "queued"] {
         let listed = installation.run(&["job", "list", "--state", state, "--limit", "10000", "-o", "json"]).json();
@@ -62,6 +62,9 @@ async fn a_job_is_taken_in_both_formats_and_its_place_is_told() {
     assert_eq!((status, index["kinds"].clone()), (200, json!(["warren.probe", "webhook.deliver"])));
 }
 
+/// Path, headers, body; status and code.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_gets_its_own_answer_and_nothing_is_taken() {
     let (installation, _up, http) = open();
@@ -73,7 +76,6 @@ async fn bad_input_gets_its_own_answer_and_nothing_is_taken() {
     let json_type = [("content-type", "application/json")];
     let msgpack = [("content-type", "application/msgpack")];
     let probe = "/v1/jobs/warren.probe";
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
     let cases: Vec<Case> = vec![
         (probe, &json_type, b"", 400, "empty_body"),
         (probe, &json_type, b"{\"work_ms\": ", 400, "invalid_json"),
@@ -137,13 +139,7 @@ async fn bad_input_gets_its_own_answer_and_nothing_is_taken() {
     let long_key = "k".repeat(10_000);
     let response = http.post(probe).header("idempotency-key", long_key).body("{}").send().await.unwrap();
     assert_eq!(parts(response).await.1["code"], "bad_idempotency_key");
-    assert_eq!(jobs(&installation).await, Vec::<Value>::new(), "nothing was taken");
-    // With both a length and chunks, the chunks count and the connection ends, as RFC 9112 asks: what follows on it
-    // cannot be taken for another request.
-    let smuggled = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";
-    let answer = raw(&up, format!("{both}{smuggled}").as_bytes()).await;
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +301,7 @@ async fn requests_that_contradict_themselves_are_refused_and_closed() {
     let both = format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
     let bad_chunk = format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n");
     let two_lengths = format!("{head}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}");
-    let many = format!("{head}{}\r\n", (0..1000).map(|n| format!("x-{n}: 1\r\n")).collect::<String>());
+    let many = format!("{head}{}\r\n", "x-many: 1\r\n".repeat(1000));
     let huge = format!("{head}x: {}\r\n\r\n", "y".repeat(1 << 20));
     let line = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "z".repeat(100_000));
     for (request, allowed) in [
@@ -320,7 +316,7 @@ async fn requests_that_contradict_themselves_are_refused_and_closed() {
         let status = answer.split(' ').nth(1).unwrap_or("closed");
         assert!(allowed.contains(&status) || answer.is_empty(), "{}…: {answer}", &request[..60.min(request.len())]);
     }
-    assert_eq!(jobs(&installation).await, Vec::<Value>::new(), "nothing was taken");
+    assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
     // With both a length and chunks, the chunks count and the connection ends, as RFC 9112 asks: what follows on it
     // cannot be taken for another request.
     let smuggled = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";

@@ -44,7 +44,7 @@ const STRAGGLERS_WAIT: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_secs(5);
 /// How long it may be given nothing before it is made anew. A quorum queue that is deleted and declared again at once can
 /// keep a consumer that it will never deliver to, and hide from every question what it holds for it (RabbitMQ 3.10).
-const LONG_IDLE: Duration = Duration::from_secs(60);
+const LONG_IDLE: Duration = Duration::from_mins(1);
 
 /// One line out of RabbitMQ.
 pub(super) struct Line {

@@ -88,7 +88,7 @@ pub(super) fn envelope(kind: &Kind, properties: &BasicProperties, body: &[u8]) -
         let text = |field: &Option<ShortString>| field.as_ref().map_or("", ShortString::as_str).to_owned();
         // Those that the broker adds on the way differ each time.
         let by_sender = |name: &&ShortString| !BY_BROKER.iter().any(|prefix| name.as_str().starts_with(prefix));
-        let headers = properties.headers().iter().flat_map(|table| table.inner());
+        let headers = properties.headers().iter().flat_map(FieldTable::inner);
         let sent: Vec<_> = headers.filter(|(name, _)| by_sender(name)).collect();
         BadEnvelope {
             id: id::derived(&[

@@ -189,7 +189,9 @@ async fn what_exceeds_the_cap_of_one_host_is_put_off_and_other_hosts_are_served(
     }
     assert!(pauses.is_sorted() && pauses[0] < pauses[3], "each has a time of its own: {pauses:?}");
     perform(worker.as_ref(), message(&healthy.url(), |_| {})).await.result.expect("another host");
-    held.into_iter().for_each(|held| held.abort());
+    for held in held {
+        held.abort();
+    }
 }
 
 #[tokio::test]
