@@ -6,7 +6,7 @@ use super::{Ids, StartError, ids};
 use crate::{
     broker::{Observe, Publish, Subscribe, embedded::Embedded, rabbitmq},
     config::{Config, Servers},
-    job::chain,
+    job::{Kind, chain},
     sqlite::{Database, Use},
     store::{Store, postgres::Postgres, sqlite::Sqlite},
 };
@@ -64,11 +64,11 @@ impl Engine {
         }
     }
 
-    /// The way in, on a connection of its own.
-    pub fn way_in(&self) -> WayIn {
+    /// The way in for jobs of these kinds, on a connection of its own.
+    pub fn way_in(&self, kinds: &[Kind]) -> WayIn {
         match self {
             Self::Servers { servers, .. } => {
-                let producer = Arc::new(rabbitmq::Producer::open(&servers.broker));
+                let producer = Arc::new(rabbitmq::Producer::open(&servers.broker, kinds));
                 WayIn { publish: producer.clone(), observe: producer }
             }
             Self::Embedded { broker, .. } => WayIn { publish: broker.clone(), observe: broker.clone() },

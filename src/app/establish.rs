@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Checked {
     /// It is what this build needs.
     Good,
-    /// It did not answer.
+    /// It did not answer, or lacks what someone else must make.
     Away(String),
 }
 
@@ -120,14 +120,23 @@ impl Check {
                     Err(error) => Ok(Checked::Away(chain(&error))),
                 }
             }
-            Self::Broker { apply: false, .. } => Ok(Checked::Good),
-            Self::Broker { settings, kinds, apply: true } => match rabbitmq::apply_topology(settings, kinds).await {
-                Ok(_) => Ok(Checked::Good),
-                Err(error @ TopologyError::Differs { .. }) => Err(StartError::Topology(error)),
-                Err(error @ (TopologyError::Broker { .. } | TopologyError::Management(_))) => {
-                    Ok(Checked::Away(chain(&error)))
+            Self::Broker { settings, kinds, apply } => {
+                let missing = if *apply {
+                    rabbitmq::apply_topology(settings, kinds).await.map(|_| None)
+                } else {
+                    rabbitmq::missing_topology(settings, kinds).await
+                };
+                match missing {
+                    Ok(None) => Ok(Checked::Good),
+                    Ok(Some(piece)) => {
+                        Ok(Checked::Away(format!("the {} is not there: run `warren topology apply`", piece.title())))
+                    }
+                    Err(error @ TopologyError::Differs { .. }) => Err(StartError::Topology(error)),
+                    Err(error @ (TopologyError::Broker { .. } | TopologyError::Management(_))) => {
+                        Ok(Checked::Away(chain(&error)))
+                    }
                 }
-            },
+            }
         }
     }
 }

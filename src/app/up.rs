@@ -95,8 +95,8 @@ pub async fn up(
     };
     let mut process = Process { stop: CancellationToken::new(), http: CancellationToken::new(), tasks: JoinSet::new() };
     let store = engine.store();
+    let way_in = (roles.gateway || roles.dispatcher).then(|| engine.way_in(&kinds));
     let mut watched = Watched { store: store.clone(), publish: None, subscribe: None, observe: None, kinds };
-    let way_in = (roles.gateway || roles.dispatcher).then(|| engine.way_in());
     if let (Some(listener), Some(WayIn { publish, .. })) = (gateway_listener, &way_in) {
         let gateway = Gateway::new(registry.clone(), publish.clone(), store.clone(), minter.clone(), config.retention);
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));

@@ -142,10 +142,11 @@ async fn main() -> anyhow::Result<()> {
         client: "quick".into(),
         management: None,
     };
-    rabbitmq::apply_topology(&settings, &[Kind::new(Mail::KIND)?]).await?;
+    let kinds = [Kind::new(Mail::KIND)?];
+    rabbitmq::apply_topology(&settings, &kinds).await?;
     let store: Arc<dyn Store> = Arc::new(Postgres::new(std::env::var("PG_URL")?.parse()?));
     store.migrate().await?;
-    preload(&rabbitmq::Producer::open(&settings), &minter, count).await?;
+    preload(&rabbitmq::Producer::open(&settings, &kinds), &minter, count).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     drain(&rabbitmq::Consumer::open(&settings), store, minter, count).await
 }

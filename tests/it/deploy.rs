@@ -3,20 +3,12 @@
 use std::{path::Path, process::Command};
 
 use serde_json::Value;
-use warren::{
-    broker::rabbitmq::{self, Management, topology::Plan},
-    job::Kind,
-};
+use warren::broker::rabbitmq::{self, Management, topology::Plan};
 
-use crate::harness::process::{Installation, bare, said};
+use crate::harness::process::{bare, built_in_kinds, said};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn built_in_kinds() -> Vec<Kind> {
-    let kinds = Installation::embedded("").run(&["config", "check", "-o", "json"]).json()["kinds"].clone();
-    kinds.as_array().unwrap().iter().map(|kind| Kind::new(kind.as_str().unwrap()).unwrap()).collect()
 }
 
 #[test]
@@ -56,7 +48,10 @@ async fn rabbitmq_imports_the_definitions_and_then_everything_stands_and_is_boun
         assert!(matches!(plan, Plan::Stands | Plan::Ensure), "{}: {plan:?}", piece.title());
     }
     let management = Management::new(management.parse().unwrap(), settings.url.vhost()).unwrap();
-    assert_eq!(management.unbounded(&settings.names(), &kinds).await.unwrap(), []);
+    crate::harness::wait::until_equal("what has no bound", vec![], async || {
+        management.unbounded(&settings.names(), &kinds).await.unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]

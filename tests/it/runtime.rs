@@ -217,7 +217,7 @@ impl Theatre {
         let observer = Arc::new(database.store().await);
         let proxy = Proxy::before(database.address()).await;
         let store = Arc::new(Postgres::new(database.through(proxy.port).parse().unwrap()));
-        let producer = Arc::new(Producer::open(&prefix.settings()));
+        let producer = Arc::new(Producer::open(&prefix.settings(), &[play()]));
         let consumer = Arc::new(Consumer::open(&prefix.settings()));
         Some(Self::open(
             (producer.clone(), producer),

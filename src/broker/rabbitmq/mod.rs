@@ -70,15 +70,16 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Begins to connect. Must be called within a tokio runtime.
-    pub fn open(settings: &Settings) -> Self {
+    /// Begins to connect. Nothing is published before the queues of these kinds have been seen to stand. Must be called
+    /// within a tokio runtime.
+    pub fn open(settings: &Settings, kinds: &[Kind]) -> Self {
         let link = Arc::new(Link::open(&settings.url, &format!("{} publish", settings.client)));
         let names = Names::new(&settings.prefix);
-        let broken = Arc::new(channel::channel(None).0);
+        let broken = Arc::new(channel::channel(Some("the queues have not been looked at yet".into())).0);
         let publisher = Publisher::open(link.clone(), &names.jobs(), broken.clone());
         let questions = Arc::new(Questions::new(link.clone()));
         let stop = CancellationToken::new();
-        let watching = questions.clone().watch_unrouted(names.clone(), broken.clone());
+        let watching = questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(watching));
         let management = settings.management();
         Self { link, names, publisher, broken, questions, management, _watching: stop.drop_guard() }
@@ -92,12 +93,8 @@ impl Publish for Producer {
     }
 
     fn health(&self) -> Result<(), String> {
-        // What is broken stays so while a new connection is made.
-        if let Some(broken) = self.broken.borrow().clone() {
-            return Err(broken);
-        }
         match self.link.state() {
-            LinkState::Up(_) => Ok(()),
+            LinkState::Up(_) => self.broken.borrow().clone().map_or(Ok(()), Err),
             LinkState::Blocked(_, reason) => Err(format!("the broker has blocked publishing: {reason}")),
             LinkState::Down(reason) => Err(format!("no connection for publishing: {reason}")),
         }
@@ -190,6 +187,20 @@ pub async fn plan_topology(settings: &Settings, kinds: &[Kind]) -> Result<Vec<(P
         plans.push((piece, plan));
     }
     Ok(plans)
+}
+
+/// The first piece that is not there. Needs no right to declare anything.
+pub async fn missing_topology(settings: &Settings, kinds: &[Kind]) -> Result<Option<Piece>, TopologyError> {
+    let pieces = topology::pieces(&settings.names(), kinds);
+    with_channel(settings, async |channel| {
+        for piece in pieces {
+            if piece.is_there(channel).await? == Some(false) {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    })
+    .await
 }
 
 /// Does something on a channel of a connection for administration, which is closed after it.

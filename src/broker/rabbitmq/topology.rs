@@ -225,8 +225,9 @@ impl Piece {
         }
     }
 
-    /// What declaring it would do. Declares nothing that is not there; a channel on which the answer is no is closed.
-    pub(super) async fn plan(&self, channel: &Channel) -> Result<Plan, TopologyError> {
+    /// Whether something of its name is there, as far as that can be asked without rights to declare: of a binding it
+    /// cannot. A channel on which the answer is no is closed.
+    pub(super) async fn is_there(&self, channel: &Channel) -> Result<Option<bool>, TopologyError> {
         let there = match self {
             Self::Exchange { name, .. } => {
                 let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -238,12 +239,21 @@ impl Piece {
                 let table = FieldTable::default();
                 within(channel.queue_declare(name.as_str().into(), options, table)).await.map(drop)
             }
-            Self::Binding { .. } => return Ok(Plan::Ensure),
+            Self::Binding { .. } => return Ok(None),
         };
         match there {
-            Err(error) if chain(&error).contains("NOT_FOUND") => return Ok(Plan::Make),
-            Err(source) => return Err(TopologyError::Broker { piece: self.title(), source }),
-            Ok(()) => {}
+            Ok(()) => Ok(Some(true)),
+            Err(error) if chain(&error).contains("NOT_FOUND") => Ok(Some(false)),
+            Err(source) => Err(TopologyError::Broker { piece: self.title(), source }),
+        }
+    }
+
+    /// What declaring it would do. Declares nothing that is not there; a channel on which the answer is no is closed.
+    pub(super) async fn plan(&self, channel: &Channel) -> Result<Plan, TopologyError> {
+        match self.is_there(channel).await? {
+            None => return Ok(Plan::Ensure),
+            Some(false) => return Ok(Plan::Make),
+            Some(true) => {}
         }
         // To declare what stands changes nothing, and tells whether it stands as it must.
         match self.declare(channel).await {

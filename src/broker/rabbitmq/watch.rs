@@ -20,9 +20,9 @@ use crate::{
     retry::Reconnect,
 };
 
-/// How often the queue for unroutable messages is looked for.
+/// How often what must stand is looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The same, while it is gone.
+/// The same, while it is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A channel for questions. One that a question has closed is made anew for the next.
@@ -61,23 +61,25 @@ impl Questions {
         Ok(depths)
     }
 
-    /// Watches over the queue for unroutable messages: without it, a job whose queue is gone would vanish.
-    pub(super) async fn watch_unrouted(self: Arc<Self>, names: Names, broken: Arc<Broken>) {
-        let queue = names.unrouted();
+    /// Watches over what must stand for a publish to be safe: at first the queue of every kind, for a job that comes
+    /// before its queue would be taken for one of a kind that nobody knows; then, for as long as it runs, the queue for
+    /// unroutable messages, without which a job whose queue is gone would vanish.
+    pub(super) async fn watch_topology(self: Arc<Self>, names: Names, kinds: Vec<Kind>, broken: Arc<Broken>) {
+        let mut unseen: Vec<_> = kinds.iter().map(|kind| names.queue(kind)).collect();
         let mut pauses = Reconnect::new();
         loop {
-            let pause = match self.depth(&queue).await {
-                Ok(_) => {
+            let pause = match self.first_missing(&mut unseen, &names).await {
+                Ok(None) => {
                     pauses.reset();
                     if broken.send_if_modified(|broken| broken.take().is_some()) {
-                        info!(queue, "the broker's topology is whole again");
+                        info!("the broker's topology stands");
                     }
                     LOOK_EVERY
                 }
-                Err(error) if chain(&error).contains("NOT_FOUND") => {
-                    let reason = format!("the queue {queue} is gone: run `warren topology apply`");
+                Ok(Some(queue)) => {
+                    let reason = format!("the queue {queue} is not there: run `warren topology apply`");
                     if broken.borrow().as_ref() != Some(&reason) {
-                        error!(queue, "the broker's topology is broken: the queue for unroutable messages is gone");
+                        error!(queue, "the broker's topology is broken: a queue is not there");
                         broken.send_replace(Some(reason));
                     }
                     LOOK_AGAIN
@@ -86,6 +88,19 @@ impl Questions {
                 Err(_) => pauses.pause(),
             };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The first of the queues that is not there; those that are leave the list of unseen ones.
+    async fn first_missing(&self, unseen: &mut Vec<String>, names: &Names) -> Result<Option<String>, lapin::Error> {
+        loop {
+            let queue = unseen.last().cloned().unwrap_or_else(|| names.unrouted());
+            match self.depth(&queue).await {
+                Ok(_) if unseen.pop().is_some() => {}
+                Ok(_) => return Ok(None),
+                Err(error) if chain(&error).contains("NOT_FOUND") => return Ok(Some(queue)),
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -87,7 +87,7 @@ fn second() -> Kind {
 async fn on_rabbitmq() -> Option<Fixture> {
     let prefix = Box::new(RabbitPrefix::create(&[&first(), &second()]).await?);
     let proxy = Proxy::before(prefix.address()).await;
-    let producer = Producer::open(&prefix.settings());
+    let producer = Producer::open(&prefix.settings(), &[first(), second()]);
     let consumer = Consumer::open(&prefix.settings_through(&prefix.through(proxy.port)));
     Some(Fixture::Rabbit { prefix, proxy, producer, consumer })
 }
@@ -437,7 +437,7 @@ async fn publishes_of_many_tasks_at_once_are_each_confirmed(fixture: Fixture) {
 async fn behind_a_proxy() -> Option<(RabbitPrefix, Proxy, Producer)> {
     let prefix = RabbitPrefix::create(&[&first(), &second()]).await?;
     let proxy = Proxy::before(prefix.address()).await;
-    let producer = Producer::open(&prefix.settings_through(&prefix.through(proxy.port)));
+    let producer = Producer::open(&prefix.settings_through(&prefix.through(proxy.port)), &[first(), second()]);
     until("connected", async || producer.health().ok()).await;
     Some((prefix, proxy, producer))
 }
@@ -472,7 +472,7 @@ async fn publishes_that_the_broker_refuses_are_told_so_among_thousands_that_it_t
         .queue_bind(queue.as_str().into(), exchange.as_str().into(), key.as_str().into(), bind, FieldTable::default())
         .await
         .unwrap();
-    let producer = Arc::new(Producer::open(&prefix.settings()));
+    let producer = Arc::new(Producer::open(&prefix.settings(), &[first(), second()]));
     until("it is full", async || {
         (producer.publish(outgoing(&second())).await == Err(PublishError::Refused)).then_some(())
     })
@@ -725,4 +725,21 @@ async fn a_topology_that_stands_otherwise_is_an_error_that_names_the_difference(
     let plans = rabbitmq::plan_topology(&prefix.settings(), &kinds).await.unwrap();
     let plan = |title: String| plans.iter().find(|(piece, _)| piece.title() == title).unwrap().1.clone();
     assert_eq!(plan(format!("queue {queue}")), rabbitmq::topology::Plan::Make);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_before_the_queues_of_all_kinds_stand() {
+    let Some(prefix) = RabbitPrefix::reserve(vec![first(), second()]) else { return };
+    let kinds = [first(), second()];
+    rabbitmq::apply_topology(&prefix.settings(), &kinds[..1]).await.unwrap();
+    let missing = rabbitmq::missing_topology(&prefix.settings(), &kinds).await.unwrap().unwrap();
+    assert_eq!(missing.title(), format!("queue {}", prefix.names().queue(&second())));
+    // The net for unroutable jobs stands, and would take it.
+    let producer = Producer::open(&prefix.settings(), &kinds);
+    let refused = producer.publish(outgoing(&second())).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Broken(_)), "{refused:?}");
+    rabbitmq::apply_topology(&prefix.settings(), &kinds).await.unwrap();
+    assert_eq!(rabbitmq::missing_topology(&prefix.settings(), &kinds).await.unwrap(), None);
+    until("it is taken", async || producer.publish(outgoing(&second())).await.ok()).await;
+    assert_eq!(depth(&prefix, &second()).await, 1);
 }

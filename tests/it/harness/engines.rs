@@ -120,11 +120,15 @@ pub(crate) struct RabbitPrefix {
 impl RabbitPrefix {
     /// With everything declared that these kinds need.
     pub(crate) async fn create(kinds: &[&Kind]) -> Option<Self> {
-        let (url, _) = servers()?;
-        let kinds: Vec<_> = kinds.iter().map(|&kind| kind.clone()).collect();
-        let this = Self { url, prefix: unique("warren-test"), kinds };
+        let this = Self::reserve(kinds.iter().map(|&kind| kind.clone()).collect())?;
         rabbitmq::apply_topology(&this.settings(), &this.kinds).await.expect("AMQP_URL answers");
         Some(this)
+    }
+
+    /// With nothing yet.
+    pub(crate) fn reserve(kinds: Vec<Kind>) -> Option<Self> {
+        let (url, _) = servers()?;
+        Some(Self { url, prefix: unique("warren-test"), kinds })
     }
 
     pub(crate) fn settings(&self) -> rabbitmq::Settings {

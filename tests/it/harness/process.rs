@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
+use warren::job::Kind;
 
 use super::{
     engines::{PgDatabase, RabbitPrefix, unique},
@@ -28,6 +29,7 @@ pub(crate) struct Installation {
 /// A running `warren up`. Killed when it is dropped.
 pub(crate) struct Up {
     child: Child,
+    log: PathBuf,
     pub(crate) gateway: Option<String>,
     pub(crate) admin: String,
 }
@@ -56,7 +58,7 @@ impl Installation {
 
     /// On RabbitMQ and Postgres.
     pub(crate) async fn on_servers(configuration: &str) -> Option<Self> {
-        let rabbit = RabbitPrefix::create(&[]).await?;
+        let rabbit = RabbitPrefix::reserve(built_in_kinds())?;
         let database = PgDatabase::create().await?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let this = Self { folder, servers: Some((rabbit, database)) };
@@ -107,9 +109,10 @@ impl Installation {
     /// Starts `warren up` with these roles, on ports that are free.
     pub(crate) fn up(&self, roles: &[&str]) -> Up {
         let arguments = [&["up"], roles, &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]].concat();
-        let log = std::fs::File::create(self.folder.path().join(unique("log"))).expect("our own folder");
+        let log = self.folder.path().join(unique("log"));
         let mut command = self.command(&arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary");
+        command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).expect("our own folder"));
+        let mut child = command.spawn().expect("the binary");
         let (sender, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || {
@@ -131,7 +134,7 @@ impl Installation {
                 gateway = url.trim().strip_suffix("/v1/jobs/{kind}").map(str::to_owned);
             }
         }
-        Up { child, gateway, admin: admin.expect("just seen") }
+        Up { child, log, gateway, admin: admin.expect("just seen") }
     }
 
     /// Everything that its processes logged.
@@ -140,6 +143,13 @@ impl Installation {
         let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("log"));
         logs.map(|log| std::fs::read_to_string(log.path()).unwrap_or_default()).collect()
     }
+}
+
+/// The kinds that the binary knows, by its own word.
+pub(crate) fn built_in_kinds() -> Vec<Kind> {
+    let kinds = Installation::embedded("").run(&["config", "check", "-o", "json"]).json()["kinds"].clone();
+    let kinds = kinds.as_array().expect("a list").iter();
+    kinds.map(|kind| Kind::new(kind.as_str().expect("a name")).expect("a kind")).collect()
 }
 
 /// The binary, with nothing of the environment that tests themselves run in.
@@ -197,5 +207,8 @@ impl Drop for Up {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("a process of the failed test said:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
     }
 }
