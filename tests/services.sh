@@ -21,7 +21,13 @@ install_what_is_missing() {
     [ ${#missing[@]} = 0 ] && return
     say "installing ${missing[*]}"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2
+    # Packages of servers start them on the machine, which nobody asked for; unless someone else has already seen to that.
+    local policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then policy=; else printf '#!/bin/sh\nexit 101\n' | as_root sh -c "cat >$policy && chmod +x $policy"; fi
+    local installed=0
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2 || installed=$?
+    [ -z "$policy" ] || as_root rm -f "$policy"
+    return $installed
 }
 
 # Keeps the environment of an earlier run, for downloads are slow; pip brings it up to the pinned versions.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     http::{Http, parts},
-    process::{Installation, bare, said},
+    process::{Installation, Up, bare, said},
     wait::{until, until_equal},
 };
 
@@ -89,16 +89,20 @@ async fn a_process_that_is_asked_to_end_finishes_what_runs() {
     let mut up = installation.up(&[]);
     let http = Http::to(up.gateway());
     let id = http.submit("warren.probe", &json!({ "work_ms": 800 })).await;
+    until_one_probe_runs(&up).await;
+    up.terminate();
+    assert_eq!(up.ended().await.code(), Some(0));
+    let told = installation.run(&["job", "show", &id, "-o", "json"]).json();
+    assert_eq!(told["state"], "succeeded");
+}
+
+async fn until_one_probe_runs(up: &Up) {
     let admin = Http::to(&up.admin);
     until("it runs", async || {
         let text = admin.get("/metrics").send().await.unwrap().text().await.unwrap();
         text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
     })
     .await;
-    up.terminate();
-    assert_eq!(up.ended().await.code(), Some(0));
-    let told = installation.run(&["job", "show", &id, "-o", "json"]).json();
-    assert_eq!(told["state"], "succeeded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,6 +111,7 @@ async fn a_second_signal_ends_a_process_at_once() {
     let mut up = installation.up(&[]);
     let http = Http::to(up.gateway());
     http.submit("warren.probe", &json!({ "fate": "hang" })).await;
+    until_one_probe_runs(&up).await;
     up.terminate();
     until("it drains", async || installation.logs().contains("draining").then_some(())).await;
     up.terminate();

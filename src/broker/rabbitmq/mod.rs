@@ -93,10 +93,17 @@ impl Publish for Producer {
     }
 
     fn health(&self) -> Result<(), String> {
-        match self.link.state() {
-            LinkState::Up(_) => self.broken.borrow().clone().map_or(Ok(()), Err),
-            LinkState::Blocked(_, reason) => Err(format!("the broker has blocked publishing: {reason}")),
-            LinkState::Down(reason) => Err(format!("no connection for publishing: {reason}")),
+        // What is broken stays so while a new connection is made.
+        let broken = self.broken.borrow().clone();
+        let link = match self.link.state() {
+            LinkState::Up(_) => None,
+            LinkState::Blocked(_, reason) => Some(format!("the broker has blocked publishing: {reason}")),
+            LinkState::Down(reason) => Some(format!("no connection for publishing: {reason}")),
+        };
+        match (link, broken) {
+            (None, None) => Ok(()),
+            (Some(trouble), None) | (None, Some(trouble)) => Err(trouble),
+            (Some(link), Some(broken)) => Err(format!("{link}; {broken}")),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use lapin::{
-    Channel,
-    options::QueueDeclareOptions,
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
 use tokio::sync::Mutex;
@@ -38,6 +38,25 @@ impl Questions {
 
     /// How many messages wait in a queue. The broker closes the channel if it is not there.
     async fn depth(&self, queue: &str) -> Result<u32, lapin::Error> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let ask = async |channel: &Channel| {
+            within(channel.queue_declare(ShortString::from(queue), options, FieldTable::default())).await
+        };
+        Ok(self.ask(ask).await?.message_count())
+    }
+
+    /// Fails if there is no exchange of this name.
+    async fn find_exchange(&self, name: &str) -> Result<(), lapin::Error> {
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        // The kind is not looked at in a passive declaration.
+        let ask = async |channel: &Channel| {
+            let (name, table) = (ShortString::from(name), FieldTable::default());
+            within(channel.exchange_declare(name, ExchangeKind::Direct, options, table)).await
+        };
+        self.ask(ask).await
+    }
+
+    async fn ask<T>(&self, ask: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> lapin::Result<T> {
         let mut kept = self.channel.lock().await;
         let channel = match kept.take() {
             Some(channel) if channel.status().connected() => channel,
@@ -46,10 +65,9 @@ impl Questions {
                 None => return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
             },
         };
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let found = within(channel.queue_declare(ShortString::from(queue), options, FieldTable::default())).await?;
+        let answer = ask(&channel).await?;
         *kept = Some(channel);
-        Ok(found.message_count())
+        Ok(answer)
     }
 
     pub(super) async fn depths(&self, names: &Names, kinds: &[Kind]) -> Result<Vec<u64>, String> {
@@ -76,10 +94,10 @@ impl Questions {
                     }
                     LOOK_EVERY
                 }
-                Ok(Some(queue)) => {
-                    let reason = format!("the queue {queue} is not there: run `warren topology apply`");
+                Ok(Some(missing)) => {
+                    let reason = format!("the {missing} is not there: run `warren topology apply`");
                     if broken.borrow().as_ref() != Some(&reason) {
-                        error!(queue, "the broker's topology is broken: a queue is not there");
+                        error!(missing, "the broker's topology is broken");
                         broken.send_replace(Some(reason));
                     }
                     LOOK_AGAIN
@@ -91,16 +109,29 @@ impl Questions {
         }
     }
 
-    /// The first of the queues that is not there; those that are leave the list of unseen ones.
+    /// The first that is not there; queues that are leave the list of unseen ones.
     async fn first_missing(&self, unseen: &mut Vec<String>, names: &Names) -> Result<Option<String>, lapin::Error> {
-        loop {
-            let queue = unseen.last().cloned().unwrap_or_else(|| names.unrouted());
-            match self.depth(&queue).await {
-                Ok(_) if unseen.pop().is_some() => {}
-                Ok(_) => return Ok(None),
-                Err(error) if chain(&error).contains("NOT_FOUND") => return Ok(Some(queue)),
-                Err(error) => return Err(error),
+        while let Some(queue) = unseen.last() {
+            if !found(self.depth(queue).await)? {
+                return Ok(Some(format!("queue {queue}")));
             }
+            unseen.pop();
         }
+        let unrouted = names.unrouted();
+        if !found(self.depth(&unrouted).await)? {
+            return Ok(Some(format!("queue {unrouted}")));
+        }
+        if !found(self.find_exchange(&unrouted).await)? {
+            return Ok(Some(format!("exchange {unrouted}")));
+        }
+        Ok(None)
+    }
+}
+
+fn found<T>(answer: lapin::Result<T>) -> lapin::Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if chain(&error).contains("NOT_FOUND") => Ok(false),
+        Err(error) => Err(error),
     }
 }
