@@ -27,6 +27,8 @@ use crate::{
 const BATCH: usize = 500;
 /// How long a claim holds. Longer than any confirm may take.
 const LEASE: Duration = Duration::from_secs(15);
+/// How long a lease is relied upon: a little less than it holds.
+const RELIED_UPON: Duration = Duration::from_secs(12);
 /// How long it waits at most before it looks again.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a kind whose queue refuses jobs is left alone.
@@ -86,10 +88,12 @@ impl Dispatcher {
             let wait = next_due.into_iter().chain(next_kind).min().unwrap_or(LOOK);
             return Ok(Step::Wait(wait.clamp(Duration::from_millis(1), LOOK)));
         }
-        let full = jobs.len() >= BATCH;
-        let outcome = self.publish(jobs).await;
+        let (full, lapses) = (jobs.len() >= BATCH, now + RELIED_UPON);
+        let mut outcome = self.publish(jobs).await;
         if !outcome.published.is_empty() {
-            let queued = self.due.published(token, &outcome.published).await?;
+            // In the order in which lanes write the same rows: they never wait for each other in a circle.
+            outcome.published.sort_unstable();
+            let queued = self.note_published(token, &outcome.published, lapses).await?;
             debug!(published = outcome.published.len(), queued, "published jobs whose time had come");
         }
         if !outcome.not_published.is_empty() {
@@ -100,6 +104,20 @@ impl Dispatcher {
             false if full => Step::More,
             false => Step::Wait(Duration::from_millis(1)),
         })
+    }
+
+    /// Tries for as long as the lease holds: what is forgotten is published again.
+    async fn note_published(&self, token: Uuid, jobs: &[(Uuid, u32)], lapses: Instant) -> Result<u64, StoreError> {
+        let mut pauses = Reconnect::new();
+        loop {
+            match self.due.published(token, jobs).await {
+                Err(error) if Instant::now() < lapses => {
+                    debug!(error = chain(&error), "could not note what was published; once more");
+                    tokio::time::sleep(pauses.pause()).await;
+                }
+                noted => return noted,
+            }
+        }
     }
 
     async fn publish(&mut self, jobs: Vec<Claimed>) -> Sent {
@@ -125,7 +143,7 @@ impl Dispatcher {
                         // Whether it was taken is not known. The lease tells: if it was, it is soon terminal or
                         // running, and if not, it is claimed again.
                         PublishError::OutcomeUnknown => {}
-                        PublishError::Refused => {
+                        PublishError::Refused | PublishError::Stuck => {
                             self.leave_alone(kind);
                             outcome.not_published.push(id);
                         }

@@ -11,6 +11,8 @@ use serde::Serialize;
 #[derive(Debug, Default)]
 pub struct Health {
     parts: Mutex<BTreeMap<&'static str, Condition>>,
+    /// What this process does its work without.
+    dispensable: &'static [&'static str],
 }
 
 /// How a part is.
@@ -26,8 +28,17 @@ pub enum Condition {
 }
 
 impl Health {
+    /// A board for a process that is ready without these parts: what ails them is only a warning.
+    pub fn without(dispensable: &'static [&'static str]) -> Self {
+        Self { dispensable, ..Self::default() }
+    }
+
     /// Notes how a part is.
     pub fn set(&self, part: &'static str, condition: Condition) {
+        let condition = match condition {
+            Condition::NotReady(why) if self.dispensable.contains(&part) => Condition::Warning(why),
+            condition => condition,
+        };
         self.lock().insert(part, condition);
     }
 

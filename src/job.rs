@@ -266,7 +266,7 @@ pub struct Completion {
 pub enum Outcome {
     /// Done, with its encoded output and the follow-up jobs it asked for.
     Succeeded {
-        /// Encoded as a body is.
+        /// Encoded as a body is; empty where it is not kept at all.
         output: Vec<u8>,
         /// Come to be in the same transaction.
         follow_ups: Vec<NewJob>,
@@ -328,7 +328,9 @@ impl Completion {
             follow_ups: &[],
         };
         match &self.outcome {
-            Outcome::Succeeded { output, follow_ups } => After { output: Some(output), follow_ups, ..plain },
+            Outcome::Succeeded { output, follow_ups } => {
+                After { output: Some(output.as_slice()).filter(|output| !output.is_empty()), follow_ups, ..plain }
+            }
             Outcome::Retry { delay, failure } => After {
                 state: State::Retrying,
                 run: run + 1,

@@ -13,22 +13,43 @@ use crate::{
     config::Retention,
     job::{Kind, Micros, chain},
     runtime::registry::Registry,
-    store::{Keepsake, Prune, StoreError},
+    store::{Keepsake, Removable, SINCE, Store, StoreError},
     telemetry::PRUNED,
 };
 
 /// How often it looks when there is nothing to do.
 const LOOK: Duration = Duration::from_secs(30);
-/// How many rows a step should touch.
+/// How many rows a step should touch, and how many it touches at most.
 const WANTED: u64 = 5000;
+const AT_MOST: u32 = 20_000;
 const SHORTEST: Micros = 1_000_000;
-const LONGEST: Micros = 24 * 3600 * 1_000_000;
+const LONGEST: Micros = 3600 * 1_000_000;
+/// Clocks differ: what is over may have been so a little before the installation began.
+const DAY: Micros = 24 * 3600 * 1_000_000;
+/// How far a rule gets before that is written down.
+const WRITTEN_EVERY: Micros = 300 * 1_000_000;
 
 /// What goes, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
     Strip(Kind, Keepsake),
-    Remove { keyed: bool },
+    Remove(Removable),
+}
+
+impl Rule {
+    /// Under which it is written down how far it has come.
+    fn name(&self) -> String {
+        let key = |keyed: bool| if keyed { "keyed" } else { "unkeyed" };
+        match self {
+            Self::Strip(kind, Keepsake::Body) => format!("pruner.strip.body.{kind}"),
+            Self::Strip(kind, Keepsake::Output) => format!("pruner.strip.output.{kind}"),
+            Self::Remove(Removable { keyed, only: false, .. }) => format!("pruner.remove.{}", key(*keyed)),
+            Self::Remove(Removable { keyed, kinds, .. }) => {
+                let kinds: Vec<_> = kinds.iter().map(Kind::as_str).collect();
+                format!("pruner.remove.{}.{}", key(*keyed), kinds.join("."))
+            }
+        }
+    }
 }
 
 /// One rule's way through time.
@@ -36,33 +57,59 @@ enum Rule {
 struct Course {
     rule: Rule,
     age: Duration,
-    /// Everything that was over before this is done with.
-    done_until: Micros,
+    /// Everything that was over before this is done with. `None` until it was read.
+    done_until: Option<Micros>,
+    /// What is written down of that.
+    written: String,
     window: Micros,
 }
 
 /// Removes what is kept no longer.
 pub struct Pruner {
-    store: Arc<dyn Prune>,
+    store: Arc<dyn Store>,
     courses: Vec<Course>,
+}
+
+/// How long a row of a kind is kept: as a fence, and as long as anything of it is.
+fn row_age(fence: Duration, kept: warren_workers::policy::Retention) -> Duration {
+    fence.max(kept.body).max(kept.output)
+}
+
+/// How long any row of a job without a key is kept at most.
+pub fn longest_unkeyed(registry: &Registry, retention: Retention) -> Duration {
+    let ages = registry.iter().map(|(_, registered)| row_age(retention.unkeyed, registered.policy.retention));
+    ages.max().unwrap_or(retention.unkeyed)
+}
+
+fn rules(registry: &Registry, retention: Retention) -> Vec<(Rule, Duration)> {
+    let mut rules = Vec::new();
+    for (keyed, fence) in [(false, retention.unkeyed), (true, retention.keyed)] {
+        let ages: Vec<_> =
+            registry.iter().map(|(kind, it)| (kind.clone(), row_age(fence, it.policy.retention))).collect();
+        let longer = ages.iter().filter(|(_, age)| *age > fence);
+        for (kind, age) in longer.clone() {
+            rules.push((Rule::Remove(Removable { keyed, kinds: vec![kind.clone()], only: true }), *age));
+        }
+        let kinds = longer.map(|(kind, _)| kind.clone()).collect();
+        rules.push((Rule::Remove(Removable { keyed, kinds, only: false }), fence));
+    }
+    for (kind, registered) in registry.iter() {
+        let kept = registered.policy.retention;
+        for (what, age) in [(Keepsake::Body, kept.body), (Keepsake::Output, kept.output)] {
+            // Zero: it is not recorded at all. As long as the row: it goes with it.
+            if !age.is_zero() && age < row_age(retention.keyed, kept) {
+                rules.push((Rule::Strip(kind.clone(), what), age));
+            }
+        }
+    }
+    rules
 }
 
 impl Pruner {
     /// A pruner by these rules.
-    pub fn new(store: Arc<dyn Prune>, registry: &Registry, retention: Retention) -> Self {
-        let mut rules =
-            vec![(Rule::Remove { keyed: false }, retention.unkeyed), (Rule::Remove { keyed: true }, retention.keyed)];
-        for (kind, registered) in registry.iter() {
-            let kept = registered.policy.retention;
-            for (what, age) in [(Keepsake::Body, kept.body), (Keepsake::Output, kept.output)] {
-                // Zero: it is not recorded at all. As long as the row: it goes with it.
-                if !age.is_zero() && age < retention.keyed {
-                    rules.push((Rule::Strip(kind.clone(), what), age));
-                }
-            }
-        }
-        let course = |(rule, age)| Course { rule, age, done_until: Micros::MIN, window: 60_000_000 };
-        Self { store, courses: rules.into_iter().map(course).collect() }
+    pub fn new(store: Arc<dyn Store>, registry: &Registry, retention: Retention) -> Self {
+        let course = |(rule, age)| Course { rule, age, done_until: None, written: String::new(), window: 60_000_000 };
+        Self { store, courses: rules(registry, retention).into_iter().map(course).collect() }
     }
 
     /// Works until it is told to stop.
@@ -79,20 +126,20 @@ impl Pruner {
     }
 
     async fn catch_up(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
-        if self.courses.iter().any(|course| course.done_until == Micros::MIN) {
-            let Some(oldest) = self.store.oldest_finished().await? else { return Ok(()) };
-            for course in &mut self.courses {
-                course.done_until = course.done_until.max(oldest);
-            }
-        }
         for course in &mut self.courses {
+            course.begin(self.store.as_ref()).await?;
             while !stop.is_cancelled() {
                 let Some(window) = course.next_window(clock::now()) else { break };
                 let touched = match &course.rule {
-                    Rule::Strip(kind, what) => self.store.strip(kind, *what, window.clone()).await?,
-                    Rule::Remove { keyed } => self.store.remove(*keyed, window.clone()).await?,
+                    Rule::Strip(kind, what) => self.store.strip(kind, *what, window.clone(), AT_MOST).await,
+                    Rule::Remove(which) => self.store.remove(which, window.clone(), AT_MOST).await,
                 };
-                course.advance(window, touched);
+                let touched = touched.inspect_err(|_| {
+                    // It may have been too much to look through in the time that a statement has.
+                    course.window = (course.window / 4).max(SHORTEST);
+                })?;
+                course.advance(&window, touched);
+                course.write_down(self.store.as_ref()).await?;
                 if touched > 0 {
                     debug!(rule = ?course.rule, touched, "pruned");
                     metrics::counter!(PRUNED).increment(touched);
@@ -104,15 +151,44 @@ impl Pruner {
 }
 
 impl Course {
+    /// Goes on where the pruner before it was, or begins where the installation began.
+    async fn begin(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        if self.done_until.is_none() {
+            let now = clock::now();
+            let since = store.settle_value(SINCE, &now.to_string()).await?;
+            let start = since.parse().unwrap_or(now) - DAY;
+            self.written = store.settle_value(&self.rule.name(), &start.to_string()).await?;
+            self.done_until = Some(self.written.parse().unwrap_or(start));
+        }
+        Ok(())
+    }
+
+    /// Another keeper may have come further; then that stands.
+    async fn write_down(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let (name, done) = (self.rule.name(), self.done_until.unwrap_or_default());
+        if done - self.written.parse().unwrap_or(0) >= WRITTEN_EVERY {
+            let text = done.to_string();
+            self.written = match store.replace_value(&name, &self.written, &text).await? {
+                true => text,
+                false => store.settle_value(&name, &text).await?,
+            };
+        }
+        Ok(())
+    }
+
     fn next_window(&self, now: Micros) -> Option<Range<Micros>> {
+        let done_until = self.done_until?;
         let age = Micros::try_from(self.age.as_micros()).unwrap_or(Micros::MAX);
         let end = now.saturating_sub(age);
         // A window of less than a second is not worth a statement.
-        (self.done_until + SHORTEST <= end).then(|| self.done_until..end.min(self.done_until + self.window))
+        (done_until + SHORTEST <= end).then(|| done_until..end.min(done_until + self.window))
     }
 
-    fn advance(&mut self, window: Range<Micros>, touched: u64) {
-        self.done_until = window.end;
+    fn advance(&mut self, window: &Range<Micros>, touched: u64) {
+        // There may be more in it.
+        if touched < u64::from(AT_MOST) {
+            self.done_until = Some(window.end);
+        }
         if touched > 2 * WANTED {
             self.window = (self.window / 2).max(SHORTEST);
         } else if touched < WANTED / 2 {
@@ -129,20 +205,43 @@ mod tests {
     fn windows_follow_each_other_up_to_the_age_and_adapt_to_what_they_hold() {
         let second = 1_000_000;
         let mut course = Course {
-            rule: Rule::Remove { keyed: false },
+            rule: Rule::Remove(Removable { keyed: false, kinds: Vec::new(), only: false }),
             age: Duration::from_secs(100),
-            done_until: 0,
+            done_until: Some(0),
+            written: String::new(),
             window: 60 * second,
         };
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
-        course.advance(0..60 * second, 100_000);
-        assert_eq!(course.next_window(now), Some(60 * second..90 * second), "half as long after too much");
-        course.advance(60 * second..90 * second, 0);
-        assert_eq!(course.next_window(now), Some(90 * second..150 * second), "twice as long after too little");
-        course.advance(90 * second..150 * second, WANTED);
-        assert_eq!(course.next_window(now), Some(150 * second..200 * second), "not beyond what is old enough");
-        course.advance(150 * second..200 * second, WANTED);
+        course.advance(&(0..60 * second), 20_000);
+        assert_eq!(course.next_window(now), Some(0..30 * second), "there may be more in it, and it is half as long");
+        course.advance(&(0..30 * second), 11_000);
+        assert_eq!(course.next_window(now), Some(30 * second..45 * second), "half as long after too much");
+        course.advance(&(30 * second..45 * second), 0);
+        assert_eq!(course.next_window(now), Some(45 * second..75 * second), "twice as long after too little");
+        course.advance(&(45 * second..190 * second), WANTED);
+        assert_eq!(course.next_window(now), Some(190 * second..200 * second), "not beyond what is old enough");
+        course.advance(&(190 * second..200 * second), WANTED);
         assert_eq!(course.next_window(now), None);
+    }
+
+    #[test]
+    fn a_row_lives_as_long_as_anything_that_is_kept_of_it() {
+        let mut registry = Registry::default().register(warren_workers::probe::Probe).expect("a good policy");
+        let (day, week, month) = (Duration::from_hours(24), Duration::from_hours(168), Duration::from_hours(720));
+        let retention = Retention { unkeyed: day, keyed: month };
+        registry.change_policy("warren.probe", |policy| policy.retention.output = week).expect("a good policy");
+        let kind = registry.kinds().remove(0);
+        let remove = |keyed, kinds: Vec<Kind>, only| Rule::Remove(Removable { keyed, kinds, only });
+        assert_eq!(
+            rules(&registry, retention),
+            [
+                (remove(false, vec![kind.clone()], true), week),
+                (remove(false, vec![kind.clone()], false), day),
+                (remove(true, Vec::new(), false), month),
+                (Rule::Strip(kind, Keepsake::Output), week),
+            ]
+        );
+        assert_eq!(longest_unkeyed(&registry, retention), week);
     }
 }

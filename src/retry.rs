@@ -29,7 +29,8 @@ pub fn decide(policy: &Policy, failed: u16, disposition: Disposition) -> Verdict
         Disposition::Snooze(delay) => Verdict::Later(delay.min(LONGEST_SNOOZE)),
         _ if failed >= policy.attempts => Verdict::Dead,
         Disposition::Retry => Verdict::Again(delay(&policy.backoff, failed)),
-        Disposition::RetryAfter(delay) => Verdict::Again(delay.min(LONGEST_SNOOZE)),
+        // Never sooner than the policy says: a pause of zero, or a date that is over by our clock, would burn all attempts.
+        Disposition::RetryAfter(pause) => Verdict::Again(delay(&policy.backoff, failed).max(pause.min(LONGEST_SNOOZE))),
     }
 }
 
@@ -125,7 +126,12 @@ mod tests {
         assert_eq!(decide(&policy, 3, Disposition::Retry), Verdict::Dead);
         assert_eq!(decide(&policy, 1, Disposition::DeadLetter), Verdict::Dead);
         let second = Duration::from_secs(1);
-        assert_eq!(decide(&policy, 2, Disposition::RetryAfter(second)), Verdict::Again(second));
+        let minute = Duration::from_mins(1);
+        assert_eq!(decide(&policy, 2, Disposition::RetryAfter(minute)), Verdict::Again(minute));
+        let Verdict::Again(pause) = decide(&policy, 2, Disposition::RetryAfter(Duration::ZERO)) else {
+            panic!("there is a third attempt");
+        };
+        assert!((Duration::from_secs(3)..=Duration::from_secs(6)).contains(&pause), "no sooner than the policy says");
         assert_eq!(decide(&policy, 30, Disposition::Snooze(second)), Verdict::Later(second));
     }
 }

@@ -16,7 +16,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{Invalid, Json, Message};
+use crate::{Invalid, Json, Message, json::Exact};
 
 /// The longest body and the longest output, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -112,8 +112,10 @@ pub fn decode<M: Message>(version: u16, body: &[u8]) -> Result<M, DecodeError> {
 pub fn from_json<M: Message>(text: &[u8]) -> Result<M, DecodeError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     check_size(text)?;
-    if json_is_too_deep(text) {
-        return Err(DecodeError::TooDeep);
+    match scan_json(text) {
+        Found::Nothing => {}
+        Found::TooDeep => return Err(DecodeError::TooDeep),
+        Found::LongInteger => return Err(long_integer(text)),
     }
     // A derived struct also takes an array of its fields in order; a body does not.
     if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
@@ -130,7 +132,7 @@ pub fn from_json<M: Message>(text: &[u8]) -> Result<M, DecodeError> {
                 Ok(_) => DecodeError::Unfit(Invalid::from_serde(String::new(), &error)),
             }
         } else {
-            DecodeError::Malformed { offset: offset_of(text, error.line(), error.column()), detail: error.to_string() }
+            malformed(text, &error)
         }
     })
 }
@@ -231,32 +233,69 @@ fn unfit<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> DecodeE
     DecodeError::Unfit(Invalid::from_serde(pointer, error.inner()))
 }
 
-/// Whether brackets outside of text open more than [`MAX_DEPTH`] levels. Looks at nothing else: the parser judges.
-fn json_is_too_deep(text: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
+/// What a typed reader of JSON text would not tell.
+enum Found {
+    Nothing,
+    /// Brackets that open more than [`MAX_DEPTH`] levels.
+    TooDeep,
+    /// An integer that takes more than 64 bits, which a reader would round.
+    LongInteger,
+}
+
+/// Looks through JSON text, and judges nothing else of it: that is the parser's.
+fn scan_json(text: &[u8]) -> Found {
+    let (mut depth, mut at) = (0_usize, 0);
+    let mut long_integer = false;
+    while let Some(byte) = text.get(at) {
+        at += 1;
         match byte {
             b'{' | b'[' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return true;
+                    return Found::TooDeep;
                 }
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
             b'"' => {
-                while let Some(byte) = bytes.next() {
+                while let Some(byte) = text.get(at) {
+                    at += 1;
                     match byte {
-                        b'\\' => _ = bytes.next(),
+                        b'\\' => at += 1,
                         b'"' => break,
                         _ => {}
                     }
                 }
             }
+            b'-' | b'0'..=b'9' => {
+                let start = at - 1;
+                let digits = text[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                at += digits;
+                let is_integer = !matches!(text.get(at), Some(b'.' | b'e' | b'E'));
+                // 18 digits and a sign always fit.
+                if is_integer && digits >= 18 {
+                    let number = std::str::from_utf8(&text[start..at]).unwrap_or_default();
+                    long_integer |= number.parse::<i64>().is_err() && number.parse::<u64>().is_err();
+                }
+            }
             _ => {}
         }
     }
-    false
+    if long_integer { Found::LongInteger } else { Found::Nothing }
+}
+
+/// Says where the integer is that takes more than 64 bits.
+fn long_integer(text: &[u8]) -> DecodeError {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    match serde_path_to_error::deserialize::<_, Exact>(&mut reader) {
+        Err(error) if error.inner().is_data() => unfit(&error),
+        // It is no JSON in the first place.
+        Err(error) => malformed(text, error.inner()),
+        Ok(_) => DecodeError::Unfit(Invalid::new("", "bad_value", "an integer has at most 64 bits")),
+    }
+}
+
+fn malformed(text: &[u8], error: &serde_json::Error) -> DecodeError {
+    DecodeError::Malformed { offset: offset_of(text, error.line(), error.column()), detail: error.to_string() }
 }
 
 /// serde_json counts lines from 1 and columns in bytes from 1; an offset is the same for a machine.

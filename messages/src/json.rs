@@ -1,6 +1,10 @@
 //! Any JSON value inside a message, read strictly.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -42,6 +46,92 @@ impl JsonSchema for Json {
 /// is the value `null`, and only a field that is not there is `None`.
 pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(deserializer).map(Some)
+}
+
+/// For `#[serde(deserialize_with = "json::text_map")]` on a map from text to text: a repeated key is refused.
+pub fn text_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    deserializer.deserialize_map(TextMap)
+}
+
+struct TextMap;
+
+impl<'de> de::Visitor<'de> for TextMap {
+    type Value = BTreeMap<String, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map from text to text")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            match map.entry(key) {
+                Entry::Occupied(taken) => {
+                    return Err(de::Error::custom(format_args!("duplicate key `{}`", taken.key())));
+                }
+                Entry::Vacant(place) => {
+                    place.insert(entries.next_value()?);
+                }
+            }
+        }
+        Ok(map)
+    }
+}
+
+/// Any JSON without a number so large that a reader would round it: only to find where such a number is.
+pub(crate) struct Exact;
+
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> de::Visitor<'de> for Exact {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self, E> {
+        // What serde_json makes of an integer that does not fit: the first float from there on.
+        const FROM: f64 = 9_223_372_036_854_775_808.0;
+        if value.abs() >= FROM {
+            return Err(E::custom("invalid value: an integer has at most 64 bits; send a longer one as text"));
+        }
+        Ok(self)
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
+        while seq.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<String, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 struct Strict;

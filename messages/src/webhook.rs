@@ -26,7 +26,7 @@ pub struct Deliver {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_base64: Option<Bytes>,
     /// Further headers: at most 32, 8 KiB together. Those that HTTP or the signature need cannot be set.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "json::text_map", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Which of the configured secrets signs it. Without one it is sent unsigned.
     #[serde(default, skip_serializing_if = "Option::is_none")]

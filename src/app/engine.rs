@@ -88,7 +88,9 @@ impl Engine {
         match (&config.ids, self) {
             (Some(ids), _) => Ok(ids.clone()),
             (None, Self::Embedded { .. }) => ids::of_folder(&config.data_dir),
-            (None, Self::Servers { .. }) => Err(StartError::Configuration(NO_IDS.into())),
+            (None, Self::Servers { .. }) => {
+                Err(StartError::Configuration("there are no secrets behind job ids".into()))
+            }
         }
     }
 
@@ -117,15 +119,12 @@ impl Engine {
     }
 }
 
-const NO_IDS: &str = "there are no secrets behind job ids: all processes of an installation need the same ones. \
-                      Make them once with `warren config keys >> warren.toml`, or set WARREN__ID__DEDUP_KEY and \
-                      WARREN__ID__TAG_KEYS";
-
 /// The store alone, for a command that looks in while an installation runs.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
-    if let Some(servers) = &config.servers {
-        return Ok(Arc::new(Postgres::new(servers.database.clone())));
-    }
-    let database = Database::open(&config.data_dir, Use::Visitor).await?;
-    Ok(Arc::new(Sqlite::new(Arc::new(database))))
+    let store: Arc<dyn Store> = match &config.servers {
+        Some(servers) => Arc::new(Postgres::new(servers.database.clone())),
+        None => Arc::new(Sqlite::new(Arc::new(Database::open(&config.data_dir, Use::Visitor).await?))),
+    };
+    store.check_schema().await.map_err(StartError::Schema)?;
+    Ok(store)
 }

@@ -10,12 +10,13 @@ use tracing::{error, info, warn};
 use super::{Engine, StartError};
 use crate::{
     broker::rabbitmq::{self, topology::TopologyError},
+    clock,
     config::Config,
     health::{Condition, Health},
     id::Fingerprints,
     job::{Kind, chain},
     retry::Reconnect,
-    store::{MigrateError, Store, StoreError},
+    store::{MigrateError, SINCE, Store, StoreError},
 };
 
 /// How long a start waits for servers before it goes on without them.
@@ -145,6 +146,7 @@ impl Check {
 async fn check_secrets(store: &dyn Store, ours: &Fingerprints, health: &Health) -> Result<(), StoreError> {
     const DEDUP: &str = "id.dedup_key";
     const TAG: &str = "id.tag_key";
+    store.settle_value(SINCE, &clock::now().to_string()).await?;
     let Some(newest) = ours.tags.first() else { return Ok(()) };
     let dedup = store.settle_value(DEDUP, &ours.dedup).await?;
     let mut tag = store.settle_value(TAG, newest).await?;

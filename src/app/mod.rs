@@ -60,6 +60,9 @@ pub enum StartError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It ran, and could not go on.
+    #[error("this process could not go on, so that another one has to: {0}")]
+    Failed(String),
     /// Logs or metrics cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::SetupError),

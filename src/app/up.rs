@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,8 @@ use crate::{
     health::{Condition, Health},
     id::Minter,
     job::{Kind, State},
-    pruner::Pruner,
-    runtime::{Runtime, registry::Registry},
+    pruner::{Pruner, longest_unkeyed},
+    runtime::{self, Runtime, registry::Registry},
     store::Store,
     telemetry::{BROKER_CONNECTED, DEAD_LETTERS, QUEUE_DEPTH},
 };
@@ -29,6 +30,8 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often lines are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(15);
+/// How long that may take.
+const MEASURE: Duration = Duration::from_secs(5);
 /// Beyond this, dead letters are "many": counting more costs too much.
 const COUNTED_DEAD: u32 = 10_000;
 
@@ -49,6 +52,27 @@ pub struct Roles {
 impl Roles {
     /// All of them.
     pub const ALL: Self = Self { gateway: true, worker: true, dispatcher: true, keeper: true };
+
+    /// What these roles do their work without.
+    fn dispensable(self) -> &'static [&'static str] {
+        match self {
+            // It accepts what is due at once with no database, and must not be taken out of a load balancer for that.
+            Self { gateway: true, worker: false, dispatcher: false, .. } => &["database", "schema"],
+            Self { gateway: false, worker: false, dispatcher: false, .. } => &["topology"],
+            _ => &[],
+        }
+    }
+
+    /// Where health and metrics of these roles are, if nobody says otherwise: roles on one machine do not meet.
+    pub fn admin_listen(self) -> SocketAddr {
+        let port = match (self.gateway, self.worker, self.dispatcher, self.keeper) {
+            (false, true, false, false) => 8082,
+            (false, false, true, false) => 8083,
+            (false, false, false, true) => 8084,
+            _ => 8081,
+        };
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
 }
 
 /// A process that has started.
@@ -71,9 +95,9 @@ pub async fn up(
     stop: CancellationToken,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), StartError> {
-    check_listeners(&config, roles)?;
+    let admin_listen = config.admin_listen.unwrap_or_else(|| roles.admin_listen());
     // Ports that are taken are known before anything is changed anywhere.
-    let admin_listener = listen(config.admin_listen).await?;
+    let admin_listener = listen(admin_listen).await?;
     let gateway_listener = if roles.gateway { Some(listen(config.gateway_listen).await?) } else { None };
     let engine = Engine::open(&config).await?;
     if engine.is_embedded() && roles != Roles::ALL {
@@ -84,13 +108,13 @@ pub async fn up(
     let ids = engine.ids(&config)?;
     let minter = Minter::new(&ids.dedup_key, &ids.tag_keys);
     let minter = Arc::new(minter.map_err(|source| StartError::SetUp { what: "ids", source: source.into() })?);
-    let health = Arc::<Health>::default();
+    let health = Arc::new(Health::without(roles.dispensable()));
     let kinds = registry.kinds();
     establish(&engine, &config, kinds.clone(), minter.fingerprints().clone(), health.clone()).await?;
 
     let started = Ready {
         gateway: gateway_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
-        admin: admin_listener.local_addr().unwrap_or(config.admin_listen),
+        admin: admin_listener.local_addr().unwrap_or(admin_listen),
         engine: engine.describe(),
     };
     let mut process = Process { stop: CancellationToken::new(), http: CancellationToken::new(), tasks: JoinSet::new() };
@@ -98,7 +122,8 @@ pub async fn up(
     let way_in = (roles.gateway || roles.dispatcher).then(|| engine.way_in(&kinds));
     let mut watched = Watched { store: store.clone(), publish: None, subscribe: None, observe: None, kinds };
     if let (Some(listener), Some(WayIn { publish, .. })) = (gateway_listener, &way_in) {
-        let gateway = Gateway::new(registry.clone(), publish.clone(), store.clone(), minter.clone(), config.retention);
+        let remembered = longest_unkeyed(&registry, config.retention);
+        let gateway = Gateway::new(registry.clone(), publish.clone(), store.clone(), minter.clone(), remembered);
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));
     }
     if let Some(WayIn { publish, observe }) = way_in {
@@ -112,7 +137,8 @@ pub async fn up(
     let mut runtime = None;
     if roles.worker {
         let way_out = engine.way_out();
-        let started = Runtime::start(&registry, way_out.as_ref(), store.clone(), minter, health.clone());
+        let settings = runtime::Settings { hold: config.hold };
+        let started = Runtime::start(&registry, way_out.as_ref(), store.clone(), minter, health.clone(), settings);
         runtime =
             Some(started.map_err(|source| StartError::SetUp { what: "the runtime for jobs", source: source.into() })?);
         watched.subscribe = Some(way_out);
@@ -123,12 +149,17 @@ pub async fn up(
     }
     let pages = admin::routes(Admin { health: health.clone(), metrics: metrics.clone() });
     process.tasks.spawn(serve::serve(admin_listener, pages, process.stop.clone()));
-    let watching = process.stop.clone().run_until_cancelled_owned(watched.watch(health.clone(), metrics));
-    process.tasks.spawn(async move { _ = watching.await });
+    for task in [watched.watch(health.clone(), metrics).boxed(), feed_watchdog().boxed()] {
+        let task = process.stop.clone().run_until_cancelled_owned(task);
+        process.tasks.spawn(async move { _ = task.await });
+    }
 
     ready(&started);
     tell_supervisor(sd_notify::NotifyState::Ready);
-    stop.cancelled().await;
+    let failure = tokio::select! {
+        () = stop.cancelled() => None,
+        failure = failed(runtime.as_ref()) => Some(failure),
+    };
     tell_supervisor(sd_notify::NotifyState::Stopping);
     health.set("process", Condition::NotReady("it is ending".into()));
     // First nothing more comes in, then what has come in is worked off, then everything else ends.
@@ -140,29 +171,21 @@ pub async fn up(
     while process.tasks.join_next().await.is_some() {}
     engine.close().await;
     info!("ended");
-    Ok(())
+    failure.map_or(Ok(()), |reason| Err(StartError::Failed(reason)))
+}
+
+/// Waits for something with which a process cannot go on.
+async fn failed(runtime: Option<&Runtime>) -> String {
+    match runtime {
+        Some(runtime) => runtime.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Process {
     stop: CancellationToken,
     http: CancellationToken,
     tasks: JoinSet<()>,
-}
-
-/// Without credentials, whoever can reach a listener can do everything that it offers.
-fn check_listeners(config: &Config, roles: Roles) -> Result<(), StartError> {
-    let gateway = roles.gateway.then_some(("gateway.listen", config.gateway_listen));
-    for (setting, address) in gateway.into_iter().chain([("admin.listen", config.admin_listen)]) {
-        if !address.ip().is_loopback() {
-            let problem = format!(
-                "{setting} is {address}, which others can reach, and no credentials are configured: anyone could send \
-                 jobs. Listen on a loopback address such as 127.0.0.1:{}, behind a proxy that asks for credentials",
-                address.port()
-            );
-            return Err(StartError::Configuration(problem));
-        }
-    }
-    Ok(())
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -172,6 +195,16 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 fn tell_supervisor(state: sd_notify::NotifyState<'_>) {
     // Without a supervisor there is nobody to tell.
     _ = sd_notify::notify(&[state]);
+}
+
+/// Tells a supervisor's watchdog that this process gets on, whatever it may be waiting for.
+async fn feed_watchdog() {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(patience / 3);
+    loop {
+        ticks.tick().await;
+        tell_supervisor(sd_notify::NotifyState::Watchdog);
+    }
 }
 
 /// What is asked how it is.
@@ -185,7 +218,6 @@ struct Watched {
 
 impl Watched {
     async fn watch(self, health: Arc<Health>, metrics: PrometheusHandle) {
-        let watchdog = sd_notify::watchdog_enabled().is_some();
         let mut ticks = tokio::time::interval(ASK_EVERY);
         let mut measured: Option<tokio::time::Instant> = None;
         loop {
@@ -193,11 +225,9 @@ impl Watched {
             self.ask(&health).await;
             if measured.is_none_or(|measured| now - measured >= MEASURE_EVERY) {
                 measured = Some(now);
-                self.measure(&health).await;
+                // What does not answer must not keep the rest from being asked.
+                _ = tokio::time::timeout(MEASURE, self.measure(&health)).await;
                 metrics.run_upkeep();
-            }
-            if watchdog {
-                tell_supervisor(sd_notify::NotifyState::Watchdog);
             }
         }
     }

@@ -62,6 +62,9 @@ pub enum PublishError {
     /// The broker refused it: the queue is full. Not accepted.
     #[error("the broker refused the job: the queue of its kind is full")]
     Refused,
+    /// Earlier jobs of its kind are not confirmed: their queue has no majority, or hangs. Not accepted.
+    #[error("the broker confirms no jobs of this kind for now")]
+    Stuck,
     /// The disk under the embedded broker is full. Not accepted.
     #[error("the disk is full")]
     NoRoom,
@@ -79,6 +82,7 @@ impl PublishError {
             Self::Broken(_) => "broker_topology",
             Self::Busy => "busy",
             Self::Refused => "queue_full",
+            Self::Stuck => "queue_stuck",
             Self::NoRoom => "disk_full",
             Self::OutcomeUnknown => "outcome_unknown",
         }
@@ -156,6 +160,9 @@ pub trait Subscription: Send + Sync + fmt::Debug {
 
     /// Nothing more is given out once this has returned; what is out can still be settled.
     async fn stop(&self);
+
+    /// Gives out again after a stop. Returns at once.
+    fn resume(&self);
 
     /// Ends it, after everything settled so far has reached the broker. What is out comes again, elsewhere.
     async fn close(&self);

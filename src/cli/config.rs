@@ -21,8 +21,9 @@ impl Config {
     pub(super) fn run(self, ask: &Ask) -> Result<(), Failure> {
         match self {
             Self::Check => {
-                let config = ask.config()?;
-                let kinds = ask.registry(&config)?.kinds();
+                let (config, registry) = ask.installation()?;
+                let kinds = registry.kinds();
+                let admin = config.admin_listen.unwrap_or_else(|| app::Roles::ALL.admin_listen());
                 let servers = config.servers.as_ref();
                 let engine = servers.map_or_else(
                     || format!("embedded, in {}", config.data_dir.display()),
@@ -31,7 +32,7 @@ impl Config {
                 let answer = json!({
                     "engine": engine,
                     "gateway": config.gateway_listen,
-                    "admin": config.admin_listen,
+                    "admin": admin,
                     "kinds": kinds,
                 });
                 output::print(ask.output, &answer, || {
@@ -39,7 +40,7 @@ impl Config {
                     format!(
                         "the configuration is right\n  engine   {engine}\n  gateway  {}\n  admin    {}\n  kinds    {}",
                         config.gateway_listen,
-                        config.admin_listen,
+                        admin,
                         kinds.join(", ")
                     )
                 });

@@ -9,7 +9,7 @@ use super::{Ask, Failure, gateway::Gateway, output};
 use crate::{
     app,
     gateway::status::JobView,
-    job::{Kind, State, Tenant},
+    job::{Kind, State},
     store::Filter,
 };
 
@@ -124,7 +124,7 @@ fn read_body(given: &str) -> Result<String, Failure> {
 pub(super) async fn show(ask: Ask, id: Uuid) -> Result<(), Failure> {
     let config = ask.config()?;
     let store = app::open_store(&config).await?;
-    let Some(record) = store.get(&Tenant::DEFAULT, id).await? else {
+    let Some(record) = store.get(None, id).await? else {
         let text = format!("there is no row of job {id}: it waits in the broker for the first time, or it is none");
         return Err(Failure::NotFound(text));
     };

@@ -17,7 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::failure::Failure;
 use crate::{
-    config::{Config, Flags},
+    config::{Config, Flags, Mistake},
     runtime::registry::Registry,
 };
 
@@ -87,25 +87,46 @@ struct Ask {
 }
 
 impl Ask {
+    fn variables() -> BTreeMap<String, String> {
+        // What is not UTF-8 is none of ours.
+        std::env::vars_os()
+            .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)))
+            .collect()
+    }
+
     fn config(&self) -> Result<Config, Failure> {
-        let variables: BTreeMap<String, String> = std::env::vars().collect();
-        Config::load(&self.flags, &variables).map_err(Failure::Configuration)
+        Config::load(&self.flags, &Self::variables()).map_err(Failure::Configuration)
     }
 
     fn registry(&self, config: &Config) -> Result<Registry, Failure> {
+        let (registry, mistakes) = self.workers_as_configured(config)?;
+        if mistakes.is_empty() { Ok(registry) } else { Err(Failure::Configuration(mistakes)) }
+    }
+
+    /// Everything that an installation runs with, or everything that keeps it from running.
+    fn installation(&self) -> Result<(Config, Registry), Failure> {
+        let (config, mut mistakes) = Config::read(&self.flags, &Self::variables());
+        mistakes.extend(config.problems());
+        let (registry, problems) = self.workers_as_configured(&config)?;
+        mistakes.extend(problems);
+        if mistakes.is_empty() { Ok((config, registry)) } else { Err(Failure::Configuration(mistakes)) }
+    }
+
+    fn workers_as_configured(&self, config: &Config) -> Result<(Registry, Vec<Mistake>), Failure> {
         let mut registry = (self.workers)(config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+        let mut mistakes = Vec::new();
         for (name, settings) in &config.kinds {
-            match registry.change_policy(name, |policy| settings.apply(policy)) {
-                Ok(true) => {}
+            let problem = match registry.change_policy(name, |policy| settings.apply(policy)) {
+                Ok(true) => continue,
                 Ok(false) => {
                     let kinds: Vec<_> = registry.kinds().iter().map(ToString::to_string).collect();
-                    let kinds = kinds.join(", ");
-                    return Err(Failure::Usage(format!("kind.{name}: there is no such kind; there are {kinds}")));
+                    format!("there is no such kind; there are {}", kinds.join(", "))
                 }
-                Err(error) => return Err(Failure::Usage(error.to_string())),
-            }
+                Err(error) => error.to_string(),
+            };
+            mistakes.push(Mistake { origin: "all in all".into(), setting: format!("kind.{name}"), problem });
         }
-        Ok(registry)
+        Ok((registry, mistakes))
     }
 }
 

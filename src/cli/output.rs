@@ -86,6 +86,13 @@ pub(super) fn job(job: &JobView) -> String {
     line("error", job.error.clone());
     let json = |value: &serde_json::Value| serde_json::to_string_pretty(value).unwrap_or_default();
     line("body", job.body.as_ref().map(json));
+    line(
+        "bytes",
+        job.body_base64
+            .as_ref()
+            .and_then(|bytes| serde_json::to_value(bytes).ok())
+            .map(|text| format!("{} (base64: no body that can be read)", text.as_str().unwrap_or_default())),
+    );
     line("output", job.output.as_ref().map(json));
     let conflicts = job.idempotency_conflicts;
     line("conflicts", (conflicts > 0).then(|| format!("sent {conflicts} times more under its key with another body")));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 use super::{Ask, Failure};
 use crate::{
@@ -17,10 +17,10 @@ pub(super) struct Up {
     #[arg(value_enum)]
     roles: Vec<Role>,
     /// Where jobs come in over HTTP [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = NonEmptyStringValueParser::new())]
     listen: Option<String>,
-    /// Where health and metrics are [default: 127.0.0.1:8081]
-    #[arg(long, value_name = "ADDR")]
+    /// Where health and metrics are [default: 127.0.0.1:8081, for one role alone see `warren config defaults`]
+    #[arg(long, value_name = "ADDR", value_parser = NonEmptyStringValueParser::new())]
     admin_listen: Option<String>,
 }
 
@@ -40,10 +40,9 @@ impl Up {
     pub(super) async fn run(self, mut ask: Ask) -> Result<(), Failure> {
         ask.flags.listen = self.listen;
         ask.flags.admin_listen = self.admin_listen;
-        let config = ask.config()?;
+        let (config, registry) = ask.installation()?;
         telemetry::init_logs(&config.log_level, config.log_format).map_err(app::StartError::from)?;
         let metrics = telemetry::init_metrics().map_err(app::StartError::from)?;
-        let registry = ask.registry(&config)?;
         let stop = shutdown::on_signals().map_err(|error| Failure::Failed(format!("no signals: {error}")))?;
         let roles = roles(&self.roles.into_iter().collect());
         app::up(config, registry, roles, metrics, stop, announce).await?;

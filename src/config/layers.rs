@@ -54,18 +54,23 @@ impl Layers {
             path.push(key);
             match value {
                 Value::Table(table) => self.add_table(origin, path, table),
-                value => {
-                    self.settings.insert(path.clone(), (value, origin.to_owned()));
-                }
+                value => self.lay(path.clone(), value, origin),
             }
             path.pop();
         }
     }
 
+    /// An empty text replaces nothing: `PREFIX=${PREFIX:-}` must not take a default away.
+    fn lay(&mut self, path: Path, value: Value, origin: &str) {
+        let is_empty = matches!(&value, Value::String(text) if text.is_empty());
+        if !(is_empty && self.settings.contains_key(&path)) {
+            self.settings.insert(path, (value, origin.to_owned()));
+        }
+    }
+
     /// Lays one setting over what is there.
     pub(super) fn add(&mut self, origin: &str, path: &[&str], value: Value) {
-        let path = path.iter().map(ToString::to_string).collect();
-        self.settings.insert(path, (value, origin.to_owned()));
+        self.lay(path.iter().map(ToString::to_string).collect(), value, origin);
     }
 
     /// Lays a variable such as `WARREN__GATEWAY__LISTEN` over what is there. Its text is read as TOML where it is that,
@@ -75,7 +80,7 @@ impl Layers {
         let path: Path = path.split("__").map(str::to_lowercase).collect();
         let value = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
         let value = value.unwrap_or_else(|| Value::String(text.to_owned()));
-        self.settings.insert(path, (value, name.to_owned()));
+        self.lay(path, value, name);
     }
 
     /// Notes something that is wrong.
@@ -274,11 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn a_later_layer_wins_and_a_variable_is_read_as_toml_or_as_text() {
+    fn a_later_layer_wins_unless_it_is_empty_and_a_variable_is_read_as_toml_or_as_text() {
         let mut layers = Layers::default();
         layers.add_toml("a", "[gateway]\nlisten = 'one'\nsize = 1\n");
         layers.add_toml("b", "gateway.listen = 'two'");
         layers.add_variable("WARREN__GATEWAY__SIZE", "7");
+        layers.add_variable("WARREN__GATEWAY__LISTEN", "");
         layers.add_variable("WARREN__GATEWAY__NAMES", "['x', 'y']");
         layers.add_variable("WARREN__GATEWAY__PLAIN", "amqp://x");
         assert_eq!(layers.text(&["gateway", "listen"]), Some(("two".into(), "b".into())));

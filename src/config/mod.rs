@@ -26,6 +26,7 @@ use crate::{
     broker::rabbitmq::{self, AmqpUrl},
     id,
     store::postgres::PgUrl,
+    telemetry,
 };
 
 /// The settings' defaults, which are their documentation too.
@@ -40,8 +41,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where jobs come in.
     pub gateway_listen: SocketAddr,
-    /// Where health and metrics are.
-    pub admin_listen: SocketAddr,
+    /// Where health and metrics are, if it is said.
+    pub admin_listen: Option<SocketAddr>,
     /// The servers, or none: embedded.
     pub servers: Option<Servers>,
     /// Whether a starting process declares what is missing in the broker.
@@ -52,6 +53,8 @@ pub struct Config {
     pub ids: Option<Ids>,
     /// How long a stopping process waits for jobs that run.
     pub drain: Duration,
+    /// How long a worker holds jobs that have not started while the database is away.
+    pub hold: Duration,
     /// How long rows are kept.
     pub retention: Retention,
     /// Outgoing webhooks.
@@ -159,8 +162,16 @@ fn set<T, U: TryFrom<T>>(to: &mut U, from: Option<T>) {
 }
 
 impl Config {
-    /// Reads everything. `variables` are those of the environment.
+    /// Reads everything, or reports what is wrong with it. `variables` are those of the environment.
     pub fn load(flags: &Flags, variables: &BTreeMap<String, String>) -> Result<Self, Vec<Mistake>> {
+        match Self::read(flags, variables) {
+            (config, mistakes) if mistakes.is_empty() => Ok(config),
+            (_, mistakes) => Err(mistakes),
+        }
+    }
+
+    /// Reads everything, and everything that is wrong with it. What is wrong is left out.
+    pub fn read(flags: &Flags, variables: &BTreeMap<String, String>) -> (Self, Vec<Mistake>) {
         let mut layers = Layers::default();
         layers.add_toml("defaults", DEFAULTS);
         let known = layers.known();
@@ -177,12 +188,39 @@ impl Config {
             layers.add("--data-dir", &["data_dir"], Value::String(folder.display().to_string()));
         }
         let config = read(&mut layers);
-        match layers.finish(&known) {
-            mistakes if mistakes.is_empty() => Ok(config),
-            mistakes => Err(mistakes),
+        (config, layers.finish(&known))
+    }
+
+    /// What would keep an installation from running with these settings, although each of them is right by itself.
+    pub fn problems(&self) -> Vec<Mistake> {
+        let mut problems = Vec::new();
+        let mut wrong = |setting: &str, problem: String| {
+            problems.push(Mistake { origin: "all in all".into(), setting: setting.into(), problem });
+        };
+        if self.servers.is_some() && self.ids.is_none() {
+            wrong("id", NO_IDS.into());
         }
+        // Without credentials, whoever can reach a listener can do everything that it offers.
+        for (setting, address) in [("gateway.listen", Some(self.gateway_listen)), ("admin.listen", self.admin_listen)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+                let problem = format!(
+                    "{address} can be reached by others, and no credentials are configured: anyone could send jobs. \
+                     Listen on a loopback address such as 127.0.0.1:{}, behind a proxy that asks for credentials",
+                    address.port()
+                );
+                wrong(setting, problem);
+            }
+        }
+        if let Err(error) = telemetry::filter(&self.log_level) {
+            wrong("log.level", error.to_string());
+        }
+        problems
     }
 }
+
+const NO_IDS: &str = "there are no secrets behind job ids: all processes of an installation need the same ones. \
+                      Make them once with `warren config keys >> warren.toml`, or set WARREN__ID__DEDUP_KEY and \
+                      WARREN__ID__TAG_KEYS";
 
 fn add_file(layers: &mut Layers, named: Option<&Path>) {
     let path = named.unwrap_or_else(|| Path::new(FILE));
@@ -222,13 +260,14 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 fn read(layers: &mut Layers) -> Config {
     Config {
         data_dir: layers.text(&["data_dir"]).map(|(text, _)| PathBuf::from(text)).unwrap_or_default(),
-        gateway_listen: address(layers, &["gateway", "listen"]),
+        gateway_listen: address(layers, &["gateway", "listen"]).unwrap_or(NOWHERE),
         admin_listen: address(layers, &["admin", "listen"]),
         servers: servers(layers),
         apply_topology: layers.boolean(&["broker", "apply_topology"]).unwrap_or(true),
         migrate: layers.boolean(&["database", "migrate"]).unwrap_or(true),
         ids: ids(layers),
         drain: layers.duration(&["worker", "drain"], Duration::ZERO..=MAX_TIMEOUT).unwrap_or_default(),
+        hold: layers.duration(&["worker", "hold"], Duration::from_secs(10)..=MAX_TIMEOUT).unwrap_or_default(),
         retention: Retention {
             unkeyed: layers.duration(&["retention", "unkeyed"], DAY..=YEAR * 10).unwrap_or(DAY),
             keyed: layers.duration(&["retention", "keyed"], DAY * 30..=YEAR * 10).unwrap_or(DAY * 30),
@@ -241,8 +280,8 @@ fn read(layers: &mut Layers) -> Config {
 }
 
 /// An address to listen on; port 0 takes any that is free.
-fn address(layers: &mut Layers, path: &[&str]) -> SocketAddr {
-    layers.parsed::<Listen>(path).map_or(NOWHERE, |listen| listen.0)
+fn address(layers: &mut Layers, path: &[&str]) -> Option<SocketAddr> {
+    layers.parsed::<Listen>(path).map(|listen| listen.0)
 }
 
 struct Listen(SocketAddr);
@@ -391,7 +430,7 @@ mod tests {
         let config = load("", &[]).expect("the defaults are right");
         assert!(config.servers.is_none());
         assert!(config.gateway_listen.ip().is_loopback());
-        assert!(config.admin_listen.ip().is_loopback());
+        assert_eq!(config.admin_listen, None);
     }
 
     #[test]
@@ -441,7 +480,7 @@ mod tests {
         let text = "[gateway]\nlisten = '127.0.0.1:1'\n[admin]\nlisten = '127.0.0.1:2'\n";
         let config = load(text, &[("WARREN__ADMIN__LISTEN", "127.0.0.1:3")]).expect("all right");
         assert_eq!(config.gateway_listen.port(), 1);
-        assert_eq!(config.admin_listen.port(), 3);
+        assert_eq!(config.admin_listen.map(|address| address.port()), Some(3));
         let variables = BTreeMap::from([("WARREN__GATEWAY__LISTEN".to_owned(), "127.0.0.1:4".to_owned())]);
         let flags = Flags { listen: Some("127.0.0.1:5".into()), ..Flags::default() };
         let config = Config::load(&flags, &variables).expect("all right");

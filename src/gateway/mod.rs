@@ -11,7 +11,7 @@ pub mod serve;
 pub mod status;
 pub mod submit;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -32,7 +32,6 @@ use self::{
 };
 use crate::{
     broker::Publish,
-    config::Retention,
     id::Minter,
     job::{Kind, Micros, State, Tenant},
     runtime::registry::Registry,
@@ -51,15 +50,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway for these kinds.
+    /// A gateway for these kinds. A job without a key that has no row and is older than `remembered` is over.
     pub fn new(
         registry: Registry,
         broker: Arc<dyn Publish>,
         store: Arc<dyn Jobs>,
         minter: Arc<Minter>,
-        retention: Retention,
+        remembered: Duration,
     ) -> Self {
-        let remembered = Micros::try_from(retention.unkeyed.as_micros()).unwrap_or(Micros::MAX);
+        let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         Self { registry, broker, store, minter, recent: Recent::default(), remembered }
     }
 

@@ -21,6 +21,11 @@ use crate::{
     store::StoreError,
 };
 
+/// The code of an answer that cannot say whether a job was accepted.
+pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+/// The code of an answer for which the database is needed.
+pub const STORE_UNAVAILABLE: &str = "store_unavailable";
+
 /// A request that cannot be served, and why.
 #[derive(Debug)]
 pub struct Problem {
@@ -124,10 +129,10 @@ impl Problem {
     }
 
     /// A store that did not do its part.
-    pub fn store(error: &StoreError, detail: &str) -> Self {
+    pub fn store(error: &StoreError, code: &'static str, detail: &str) -> Self {
         error!(error = chain(error), "the store failed a request");
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(status, "store_unavailable", detail) }
+        Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(status, code, detail) }
     }
 }
 

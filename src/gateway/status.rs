@@ -4,9 +4,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
-use warren_messages::codec;
+use warren_messages::{Bytes, codec};
 
-use super::{Gateway, problem::Problem};
+use super::{
+    Gateway,
+    problem::{Problem, STORE_UNAVAILABLE},
+};
 use crate::{
     clock,
     id::Origin,
@@ -60,6 +63,9 @@ pub struct JobView {
     /// Its body, where that is kept and shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Value>,
+    /// The same as bytes, where they are no body that can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_base64: Option<Bytes>,
     /// Its failed attempts, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<AttemptView>,
@@ -96,7 +102,13 @@ impl JobView {
     /// A job that has a row. Its body is shown only to operators.
     pub fn of(record: JobRecord, with_body: bool) -> Self {
         let envelope = record.envelope;
-        let json = |bytes: Vec<u8>| codec::to_json(&bytes).ok();
+        let (body, body_base64) = match record.body.filter(|_| with_body) {
+            None => (None, None),
+            Some(bytes) => match codec::to_json(&bytes) {
+                Ok(body) => (Some(body), None),
+                Err(_) => (None, Some(Bytes(bytes))),
+            },
+        };
         Self {
             id: envelope.id,
             kind: Some(envelope.kind.to_string()),
@@ -111,8 +123,9 @@ impl JobView {
             failed_attempts: Some(envelope.attempt),
             reason: record.reason,
             error: record.error,
-            output: record.output.and_then(json),
-            body: record.body.filter(|_| with_body).and_then(json),
+            output: record.output.and_then(|bytes| codec::to_json(&bytes).ok()),
+            body,
+            body_base64,
             attempts: record.attempts.into_iter().map(AttemptView::of).collect(),
             idempotency_conflicts: record.conflicts,
         }
@@ -136,6 +149,7 @@ impl JobView {
             error: None,
             output: None,
             body: None,
+            body_base64: None,
             attempts: Vec::new(),
             idempotency_conflicts: 0,
         }
@@ -154,10 +168,11 @@ impl Gateway {
     pub async fn status(&self, tenant: &Tenant, id: &str) -> Result<JobView, Problem> {
         let unknown = || Problem::new(StatusCode::NOT_FOUND, "unknown_job", "there is no such job");
         let id = Uuid::try_parse(id).map_err(|_| unknown())?;
-        let record = self.store.get(tenant, id).await;
+        let record = self.store.get(Some(tenant), id).await;
         let record = record.map_err(|error| {
             Problem::store(
                 &error,
+                STORE_UNAVAILABLE,
                 "the database cannot be reached, so nothing can be said of any job; jobs are still accepted",
             )
         })?;

@@ -6,13 +6,16 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
-use super::{Gateway, problem::Problem};
+use super::{
+    Gateway,
+    problem::{OUTCOME_UNKNOWN, Problem, STORE_UNAVAILABLE},
+};
 use crate::{
     broker::Outgoing,
     clock, id,
     job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
     runtime::registry::{Accepted, Format},
-    store::Known,
+    store::{Known, StoreError},
     telemetry::{IDEMPOTENT_HITS, PUBLISH_CONFIRM, PUBLISH_ERRORS, PUBLISHED},
 };
 
@@ -134,10 +137,20 @@ impl Gateway {
 
     /// A job with a due time goes into the store, and leaves it through the dispatcher.
     async fn schedule(&self, job: NewJob, submitted: Submitted) -> Result<Submitted, Problem> {
-        const DETAIL: &str = "a job with a delay is kept in the database, which cannot be reached; it may have been \
-                              accepted. Repeat the request with the same Idempotency-Key";
-        let before = self.store.insert(std::slice::from_ref(&job)).await;
-        match before.map_err(|error| Problem::store(&error, DETAIL))?.pop().flatten() {
+        let id = submitted.id;
+        let before = self.store.insert(std::slice::from_ref(&job)).await.map_err(|error| match error {
+            StoreError::Unavailable(_) => {
+                let detail = "the database did not answer in time; the job may have been accepted. Repeat the request \
+                              with the same Idempotency-Key: if it was, the repeat is the same job";
+                Problem::store(&error, OUTCOME_UNKNOWN, detail).about(id)
+            }
+            error => {
+                let detail =
+                    "a job with a delay is kept in the database, which cannot take it now; it was not accepted";
+                Problem::store(&error, STORE_UNAVAILABLE, detail)
+            }
+        });
+        match before?.pop().flatten() {
             None => Ok(submitted),
             Some(Known { state, digest, .. }) => {
                 let same = job.envelope.key.digest() == digest.as_ref();

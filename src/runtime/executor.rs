@@ -7,12 +7,11 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::poll_fn,
     panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
     time::Instant,
@@ -20,18 +19,19 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio::{runtime::Handle, sync::Notify};
 use warren_workers::{Policy, context::Control};
 
 use super::{
     gate::Gate,
-    inflight::{Copy, InFlight, RunKey},
+    inflight::{Copy, Entered, InFlight, Released, RunKey},
     lane::{Finished, Lane},
     outcome::{self, Ended},
-    registry::{Handler, Performed, Registered, Task},
+    registry::{Handler, Registered, Task},
+    running::{Lost, Running, Watched},
 };
 use crate::{
-    broker::{BadEnvelope, Delivery, Receipt, Subscription},
+    broker::{Delivery, Receipt, Subscription},
     clock,
     id::Minter,
     job::{Completion, Envelope, Kind, Outcome},
@@ -47,6 +47,9 @@ pub(super) struct Shared {
     pub(super) jobs: Handle,
     /// How many drivers of one kind may poll at once.
     pub(super) drivers: usize,
+    /// How many threads there are for jobs, and how many of them are lost.
+    pub(super) threads: usize,
+    pub(super) lost: Arc<AtomicUsize>,
     pub(super) lanes: Vec<Arc<Lane>>,
     pub(super) gate: Arc<Gate>,
     pub(super) minter: Arc<Minter>,
@@ -60,6 +63,8 @@ pub(super) struct Ready {
     pub(super) body: Bytes,
     /// Which line gave it out, and so which lane records it.
     pub(super) line: usize,
+    /// How often it had been given out before.
+    pub(super) given_before: u32,
 }
 
 impl Ready {
@@ -99,17 +104,6 @@ impl State {
     fn running(&self) -> usize {
         self.running.len() - self.free.len()
     }
-}
-
-/// One job that runs.
-struct Running {
-    /// Taken by whoever ends it first: its own end, or its timeout. The other comes too late.
-    job: Mutex<Option<Ready>>,
-    place: usize,
-    control: Arc<Control>,
-    since: Instant,
-    /// Its task, once it has one.
-    task: OnceLock<AbortHandle>,
 }
 
 impl Executor {
@@ -152,29 +146,41 @@ impl Executor {
     /// Takes a delivery in. `None` if it was attached to a copy that is in work, or is no job and on its way to be
     /// recorded as what it is.
     pub(super) fn take_in(self: &Arc<Self>, line: usize, delivery: Delivery) -> Option<Ready> {
-        let Delivery { envelope, body, receipt, .. } = delivery;
+        let Delivery { envelope, body, receipt, given_before } = delivery;
         let copy = Copy { line, receipt };
         self.bytes.fetch_add(body.len() as u64, Relaxed);
         match envelope {
-            Ok(envelope) => {
-                let ready = Ready { envelope, body, line };
-                let key = ready.envelope.key;
-                lock(&self.inflight).enter(ready.key(), key, copy).then_some(ready)
-            }
+            Ok(envelope) => self.enter(Ready { envelope, body, line, given_before }, copy),
             Err(bad) => {
-                self.refuse(body, copy, bad);
+                let key = (bad.id, 1);
+                if lock(&self.inflight).enter_refused(key, copy) {
+                    self.refuse(outcome::undecodable(&self.kind, clock::now(), body.clone(), bad), body, key, line);
+                }
                 None
             }
         }
     }
 
-    fn refuse(self: &Arc<Self>, body: Bytes, copy: Copy, bad: BadEnvelope) {
-        let key = (bad.id, 1);
-        if lock(&self.inflight).enter(key, crate::job::Key::None, copy) {
-            let completion = outcome::undecodable(&self.kind, clock::now(), body.clone(), bad);
-            self.count(&completion);
-            self.hand_over(completion, body, key, copy.line);
+    fn enter(self: &Arc<Self>, ready: Ready, copy: Copy) -> Option<Ready> {
+        let entered = lock(&self.inflight).enter(ready, copy);
+        match entered {
+            Entered::First(ready) => Some(ready),
+            Entered::Attached => None,
+            Entered::NoBody(ready) => {
+                let Ready { envelope, body, line, .. } = ready;
+                let completion = outcome::no_body(envelope, body.clone());
+                let key = (completion.envelope.id, completion.envelope.run);
+                if lock(&self.inflight).enter_refused(key, copy) {
+                    self.refuse(completion, body, key, line);
+                }
+                None
+            }
         }
+    }
+
+    fn refuse(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey, line: usize) {
+        self.count(&completion);
+        self.hand_over(completion, body, key, line);
     }
 
     /// Queues jobs to run.
@@ -200,10 +206,18 @@ impl Executor {
     async fn drive(self: Arc<Self>) {
         let mut polls = 0;
         while let Some((running, task)) = self.start_next() {
-            let mut attempt = AssertUnwindSafe(self.handler.clone().perform(task)).catch_unwind();
-            match poll_fn(|cx| Poll::Ready(Pin::new(&mut attempt).poll(cx))).await {
+            let attempt = AssertUnwindSafe(self.handler.clone().perform(task)).catch_unwind();
+            let mut attempt = Watched { attempt, running: running.clone(), lost: self.shared.lost.clone() };
+            let polled = poll_fn(|cx| Poll::Ready(attempt.poll_first(cx))).await;
+            let given_up = polled.is_err();
+            match polled.unwrap_or_else(|polled| polled) {
                 Poll::Ready(ended) => self.end(&running, ended.map_or_else(Ended::Panicked, Ended::Performed)),
-                Poll::Pending => self.let_run(running, attempt),
+                Poll::Pending if given_up => {}
+                Poll::Pending => self.let_run(attempt),
+            }
+            if given_up {
+                // Another one drives in its place.
+                return;
             }
             polls += 1;
             if polls % POLLS_BEFORE_YIELD == 0 {
@@ -237,8 +251,7 @@ impl Executor {
             control: control.clone(),
         };
         let first_wait = (ready.envelope.run == 1).then_some(ready.envelope.created_at);
-        let running =
-            Arc::new(Running { job: Mutex::new(Some(ready)), place, control, since: now, task: OnceLock::new() });
+        let running = Arc::new(Running::new(ready, place, control, now));
         state.running[place] = Some(running.clone());
         state.started += 1;
         drop(state);
@@ -249,11 +262,12 @@ impl Executor {
         Some((running, task))
     }
 
-    fn let_run<F>(self: &Arc<Self>, running: Arc<Running>, attempt: F)
+    fn let_run<F>(self: &Arc<Self>, attempt: Watched<F>)
     where
-        F: Future<Output = Result<Performed, Box<dyn std::any::Any + Send>>> + Send + 'static,
+        F: Future<Output = std::thread::Result<super::registry::Performed>> + Send + Unpin + 'static,
     {
-        let (executor, ends) = (self.clone(), running.clone());
+        let (executor, running) = (self.clone(), attempt.running.clone());
+        let ends = running.clone();
         let task = self.shared.jobs.spawn(async move {
             let ended = attempt.await;
             executor.end(&ends, ended.map_or_else(Ended::Panicked, Ended::Performed));
@@ -317,18 +331,26 @@ impl Executor {
                 None => by_executor.push((executor, vec![key])),
             }
         }
-        let mut conflicts = Vec::new();
+        let (mut conflicts, mut first_now) = (Vec::new(), Vec::new());
         for (executor, keys) in by_executor {
             let mut receipts: Vec<Vec<Receipt>> = vec![Vec::new(); executor.lines().len()];
             let mut inflight = lock(&executor.inflight);
             for key in keys {
-                let Some(released) = inflight.leave(key) else { continue };
-                released.copies.into_iter().for_each(|copy| receipts[copy.line].push(copy.receipt));
-                if released.conflict {
+                let Some(Released { copies, conflict, behind }) = inflight.leave(key) else { continue };
+                for copy in copies {
+                    receipts[copy.line].push(copy.receipt);
+                }
+                if conflict {
                     conflicts.push(key.0);
                 }
+                first_now.extend(behind);
             }
             drop(inflight);
+            let first_now: Vec<_> =
+                first_now.drain(..).filter_map(|(ready, copy)| executor.enter(ready, copy)).collect();
+            if !first_now.is_empty() {
+                executor.admit(first_now);
+            }
             for (line, receipts) in executor.lines().iter().zip(receipts) {
                 if !receipts.is_empty() {
                     line.settle(&receipts);
@@ -355,7 +377,8 @@ impl Executor {
         if state.started == *last_started && state.running() < self.policy.concurrency && !state.ready.is_empty() {
             // There is room and work, and yet nothing has started since the last time: all drivers are stuck in a job,
             // or the gate was closed.
-            if state.drivers > 0 && !state.draining && self.shared.gate.is_open() {
+            let stuck = state.drivers > 0 && state.drivers < self.shared.threads;
+            if stuck && !state.draining && self.shared.gate.is_open() {
                 state.drivers += 1;
                 self.shared.jobs.spawn(self.clone().drive());
             }
@@ -369,21 +392,31 @@ impl Executor {
             if let Some(task) = running.task.get() {
                 task.abort();
             }
+            if let Some(lost) = running.give_up_thread(&self.shared.lost) {
+                self.metrics.lost_thread.increment(1);
+                if lost == Lost::Driver {
+                    lock(&self.state).drivers -= 1;
+                }
+            }
             self.end(&running, Ended::TimedOut);
         }
         busy
     }
 
-    /// Nothing more starts. Answers what had not, and is given back.
+    /// Nothing more starts.
+    pub(super) fn drain(&self) {
+        lock(&self.state).draining = true;
+    }
+
+    /// Gives back what has not started. Answers how many.
     pub(super) fn give_back_unstarted(&self) -> usize {
         let mut state = lock(&self.state);
-        state.draining = true;
         let unstarted = std::mem::take(&mut state.ready);
         drop(state);
         let count = unstarted.len();
         for ready in unstarted {
-            let released = lock(&self.inflight).leave(ready.key());
-            for copy in released.into_iter().flat_map(|released| released.copies) {
+            let Some(Released { copies, behind, .. }) = lock(&self.inflight).leave(ready.key()) else { continue };
+            for copy in copies.into_iter().chain(behind.into_iter().map(|(_, copy)| copy)) {
                 self.lines()[copy.line].give_back(&[copy.receipt]);
             }
         }

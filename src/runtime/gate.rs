@@ -29,6 +29,13 @@ impl Gate {
         !self.missing.load(Relaxed) || self.missing_for().is_none_or(|missing| missing < PATIENCE)
     }
 
+    /// The database has owed an answer since then, which may yet come.
+    pub(super) fn owed(&self, asked: Instant) {
+        if asked.elapsed() >= PATIENCE {
+            self.missed(asked);
+        }
+    }
+
     /// For how long the database has been away.
     pub(super) fn missing_for(&self) -> Option<Duration> {
         self.lock().map(|since| since.elapsed())
@@ -44,11 +51,11 @@ impl Gate {
         }
     }
 
-    /// The database did not answer.
-    pub(super) fn missed(&self) {
+    /// The database did not answer what it was asked at this time.
+    pub(super) fn missed(&self, asked: Instant) {
         let mut since = self.lock();
         if since.is_none() {
-            *since = Some(Instant::now());
+            *since = Some(asked);
             self.missing.store(true, Relaxed);
             warn!("the database is away; if it stays so for {PATIENCE:?}, no new job starts until it is back");
         }

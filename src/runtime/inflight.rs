@@ -5,8 +5,11 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
+use bytes::Bytes;
 use uuid::Uuid;
+use warren_messages::codec;
 
+use super::executor::Ready;
 use crate::{broker::Receipt, job::Key};
 
 /// Names one run of one job.
@@ -20,40 +23,77 @@ pub(super) struct Copy {
 }
 
 /// The copies of one kind's jobs, from their delivery until they are settled.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct InFlight {
     jobs: HashMap<RunKey, Held>,
 }
 
-#[derive(Debug)]
 struct Held {
     first: Copy,
     /// Hardly ever any.
     more: Vec<Copy>,
+    body: Bytes,
     key: Key,
     /// A copy under the same key promised another body.
     conflict: bool,
+    /// Jobs behind bytes that are none: whoever sent those only claimed the id.
+    behind: Vec<(Ready, Copy)>,
+}
+
+/// What became of a delivery.
+pub(super) enum Entered {
+    /// It is the only one.
+    First(Ready),
+    /// It was attached to one in work, or waits behind it.
+    Attached,
+    /// It claims the id of one in work, and is no body of any job.
+    NoBody(Ready),
 }
 
 /// What is to be settled of one job.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Released {
     pub(super) copies: Vec<Copy>,
     pub(super) conflict: bool,
+    /// What now comes first.
+    pub(super) behind: Vec<(Ready, Copy)>,
 }
 
 impl InFlight {
-    /// Takes a delivery in. False if it was attached to a copy that is in work.
-    pub(super) fn enter(&mut self, key: RunKey, job_key: Key, copy: Copy) -> bool {
-        match self.jobs.entry(key) {
+    /// Takes a delivery in.
+    pub(super) fn enter(&mut self, ready: Ready, copy: Copy) -> Entered {
+        let job_key = ready.envelope.key;
+        match self.jobs.entry(ready.key()) {
             Entry::Vacant(place) => {
-                place.insert(Held { first: copy, more: Vec::new(), key: job_key, conflict: false });
-                true
+                place.insert(Held::new(ready.body.clone(), job_key, copy));
+                Entered::First(ready)
             }
             Entry::Occupied(mut held) => {
                 let held = held.get_mut();
+                if held.body != ready.body {
+                    if codec::check(&ready.body).is_err() {
+                        return Entered::NoBody(ready);
+                    }
+                    if codec::check(&held.body).is_err() {
+                        held.behind.push((ready, copy));
+                        return Entered::Attached;
+                    }
+                }
                 held.more.push(copy);
                 held.conflict |= held.key != job_key && job_key.digest().is_some();
+                Entered::Attached
+            }
+        }
+    }
+
+    /// Takes in what is no job. False if the same is in work already.
+    pub(super) fn enter_refused(&mut self, key: RunKey, copy: Copy) -> bool {
+        match self.jobs.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(Held::new(Bytes::new(), Key::None, copy));
+                true
+            }
+            Entry::Occupied(mut held) => {
+                held.get_mut().more.push(copy);
                 false
             }
         }
@@ -61,13 +101,19 @@ impl InFlight {
 
     /// Lets a job go, with everything that is to be settled with it.
     pub(super) fn leave(&mut self, key: RunKey) -> Option<Released> {
-        let Held { first, mut more, conflict, .. } = self.jobs.remove(&key)?;
+        let Held { first, mut more, conflict, behind, .. } = self.jobs.remove(&key)?;
         more.push(first);
-        Some(Released { copies: more, conflict })
+        Some(Released { copies: more, conflict, behind })
     }
 
     /// How many jobs are held.
     pub(super) fn len(&self) -> usize {
         self.jobs.len()
+    }
+}
+
+impl Held {
+    fn new(body: Bytes, key: Key, first: Copy) -> Self {
+        Self { first, more: Vec::new(), body, key, conflict: false, behind: Vec::new() }
     }
 }

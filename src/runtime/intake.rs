@@ -1,12 +1,11 @@
 //! From a delivery to a job that may run.
 //!
-//! A copy of a job that is in work is attached to it. A keyed job is looked up before it runs: its key may be an old
-//! one, and its job long done.
+//! A copy of a job that is in work is attached to it. A job that may have been done before is looked up before it runs:
+//! one with a key, which may be an old one, and one that had been given out before, to a process that is gone.
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use super::executor::{Executor, Ready};
@@ -17,7 +16,7 @@ use crate::{
     store::{Known, Store},
 };
 
-/// How many keyed jobs are looked up at once.
+/// How many jobs are looked up at once.
 const LOOKUP: usize = 500;
 
 /// One line's way into an executor.
@@ -36,34 +35,32 @@ impl Intake {
 impl Sink for Intake {
     fn deliver(&self, burst: Vec<Delivery>) {
         let ready = burst.into_iter().filter_map(|delivery| self.executor.take_in(self.line, delivery));
-        let (keyed, unkeyed): (Vec<_>, Vec<_>) = ready.partition(|ready| ready.envelope.key.is_keyed());
-        self.executor.admit(unkeyed);
-        for ready in keyed {
+        let is_new = |ready: &Ready| ready.given_before == 0 && !ready.envelope.key.is_keyed();
+        let (new, known): (Vec<_>, Vec<_>) = ready.partition(is_new);
+        self.executor.admit(new);
+        for ready in known {
             // The task behind it lives as long as the executor; at the very end its jobs come again elsewhere.
             _ = self.lookups.0.send(ready);
         }
     }
 }
 
-/// Looks keyed jobs up, together with their neighbours.
+/// Looks jobs up, together with their neighbours.
 #[derive(Clone)]
 pub(super) struct Lookups(mpsc::UnboundedSender<Ready>);
 
+/// What waits to be looked up. What bounds it is the prefetch.
+pub(super) type Waiting = mpsc::UnboundedReceiver<Ready>;
+
 impl Lookups {
-    pub(super) fn start(
-        executor: Arc<Executor>,
-        store: Arc<dyn Store>,
-        stop: &CancellationToken,
-        tasks: &TaskTracker,
-    ) -> Self {
-        // What bounds it is the prefetch.
+    pub(super) fn new() -> (Self, Waiting) {
         let (sender, waiting) = mpsc::unbounded_channel();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(look_up(executor, store, waiting)));
-        Self(sender)
+        (Self(sender), waiting)
     }
 }
 
-async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut waiting: mpsc::UnboundedReceiver<Ready>) {
+/// Looks up what waits for as long as the process runs.
+pub(super) async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut waiting: Waiting) {
     let mut batch = Vec::with_capacity(LOOKUP);
     while waiting.recv_many(&mut batch, LOOKUP).await > 0 {
         let ids: Vec<_> = batch.iter().map(|ready| ready.envelope.id).collect();
@@ -103,7 +100,7 @@ async fn look_up_surely(store: &dyn Store, ids: &[uuid::Uuid]) -> Vec<Known> {
             Ok(known) => return known,
             Err(error) => {
                 let pause = pauses.pause();
-                warn!(error = chain(&error), ?pause, "cannot look keyed jobs up; they wait");
+                warn!(error = chain(&error), ?pause, "cannot look jobs up; they wait");
                 tokio::time::sleep(pause).await;
             }
         }

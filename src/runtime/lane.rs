@@ -5,7 +5,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(super) struct Finished {
 pub(super) struct Lane {
     finished: Mutex<Vec<Finished>>,
     wake: Notify,
+    /// Since when the database has owed an answer.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl Lane {
@@ -68,7 +70,7 @@ impl Lane {
                 completions.push(completion);
                 held.push((executor, key, body));
             }
-            let fenced = record_surely(record.as_mut(), completions, &held, &gate).await;
+            let fenced = self.record_surely(record.as_mut(), completions, &held, &gate).await;
             if fenced > 0 {
                 metrics::counter!(crate::telemetry::FENCED).increment(fenced as u64);
             }
@@ -98,6 +100,69 @@ impl Lane {
         }
         cut(&mut batch, &mut queue);
         batch
+    }
+
+    /// Records a batch, however long it takes. Answers how many lost the fence.
+    async fn record_surely(
+        &self,
+        record: &mut dyn Record,
+        batch: Vec<Completion>,
+        held: &[(Arc<Executor>, RunKey, Bytes)],
+        gate: &Gate,
+    ) -> usize {
+        let whole = 0..batch.len();
+        let mut parts = Vec::from_iter([whole]);
+        let mut batch = Arc::new(batch);
+        let mut fenced = 0;
+        let mut pauses = Reconnect::new();
+        while let Some(part) = parts.pop() {
+            let (rows, asked) = (part.len(), Instant::now());
+            *self.asked() = Some(asked);
+            let recorded = record.record(&batch, part.clone()).await;
+            *self.asked() = None;
+            match recorded {
+                Ok(lost) => {
+                    fenced += lost;
+                    pauses.reset();
+                    gate.reached();
+                }
+                Err(StoreError::Conflict(cause)) => {
+                    warn!(rows, cause = chain(cause.as_ref()), "recording met others at its rows; once more");
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                    parts.push(part);
+                }
+                Err(StoreError::Unavailable(cause) | StoreError::NotReached(cause)) => {
+                    let pause = pauses.pause();
+                    warn!(rows, cause = chain(cause.as_ref()), ?pause, "cannot record; what is finished is held");
+                    gate.missed(asked);
+                    tokio::time::sleep(pause).await;
+                    parts.push(part);
+                }
+                Err(StoreError::Data(cause)) if rows == 1 => {
+                    let (culprit, (executor, _, body)) =
+                        (&mut Arc::make_mut(&mut batch)[part.start], &held[part.start]);
+                    let cause = chain(cause.as_ref());
+                    error!(job = %culprit.envelope.id, kind = %culprit.envelope.kind, cause, "the outcome cannot be recorded");
+                    *culprit = unrecordable(culprit, body.clone(), executor.policy(), &cause);
+                    parts.push(part);
+                }
+                // One row among many: halve until it stands alone.
+                Err(StoreError::Data(_)) => {
+                    let middle = part.start + rows / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
+            }
+        }
+        fenced
+    }
+
+    fn asked(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when the database has owed an answer.
+    pub(super) fn asked_since(&self) -> Option<Instant> {
+        *self.asked()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Finished>> {
@@ -148,55 +213,6 @@ fn one_for_each_id(mut batch: Vec<Finished>, carried: &mut Vec<Finished>) -> (Ve
         }
     }
     (kept, copies)
-}
-
-/// Records a batch, however long it takes. Answers how many lost the fence.
-async fn record_surely(
-    record: &mut dyn Record,
-    batch: Vec<Completion>,
-    held: &[(Arc<Executor>, RunKey, Bytes)],
-    gate: &Gate,
-) -> usize {
-    let whole = 0..batch.len();
-    let mut parts = Vec::from_iter([whole]);
-    let mut batch = Arc::new(batch);
-    let mut fenced = 0;
-    let mut pauses = Reconnect::new();
-    while let Some(part) = parts.pop() {
-        let rows = part.len();
-        match record.record(&batch, part.clone()).await {
-            Ok(lost) => {
-                fenced += lost;
-                pauses.reset();
-                gate.reached();
-            }
-            Err(StoreError::Conflict(cause)) => {
-                warn!(rows, cause = chain(cause.as_ref()), "recording met others at its rows; once more");
-                tokio::time::sleep(CONFLICT_PAUSE).await;
-                parts.push(part);
-            }
-            Err(StoreError::Unavailable(cause)) => {
-                let pause = pauses.pause();
-                warn!(rows, cause = chain(cause.as_ref()), ?pause, "cannot record; what is finished is held");
-                gate.missed();
-                tokio::time::sleep(pause).await;
-                parts.push(part);
-            }
-            Err(StoreError::Data(cause)) if rows == 1 => {
-                let (culprit, (executor, _, body)) = (&mut Arc::make_mut(&mut batch)[part.start], &held[part.start]);
-                let cause = chain(cause.as_ref());
-                error!(job = %culprit.envelope.id, kind = %culprit.envelope.kind, cause, "the outcome cannot be recorded");
-                *culprit = unrecordable(culprit, body.clone(), executor.policy(), &cause);
-                parts.push(part);
-            }
-            // One row among many: halve until it stands alone.
-            Err(StoreError::Data(_)) => {
-                let middle = part.start + rows / 2;
-                parts.extend([middle..part.end, part.start..middle]);
-            }
-        }
-    }
-    fenced
 }
 
 /// What is recorded instead of an outcome that the database refuses: a failed attempt.

@@ -12,15 +12,26 @@ mod lane;
 mod outcome;
 mod prefetch;
 pub mod registry;
+mod running;
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{
+    num::NonZero,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::available_parallelism,
+    time::Duration,
+};
 
+use futures_util::FutureExt as _;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch as channel},
     time::{Instant, MissedTickBehavior, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
     executor::{Executor, Shared},
@@ -46,6 +57,42 @@ pub struct Runtime {
     stop: CancellationToken,
     tasks: TaskTracker,
     jobs: Option<tokio::runtime::Runtime>,
+    failure: Failure,
+}
+
+/// How a worker is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long jobs that have not started are held while the database is away. Giving them back counts against them, so
+    /// it is done once, and before the broker takes them back by itself.
+    pub hold: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { hold: Duration::from_mins(5) }
+    }
+}
+
+/// What this process cannot go on with: the first reason stands.
+#[derive(Clone)]
+struct Failure(Arc<channel::Sender<Option<String>>>);
+
+impl Failure {
+    fn new() -> Self {
+        Self(Arc::new(channel::channel(None).0))
+    }
+
+    fn set(&self, reason: String) {
+        self.0.send_if_modified(|first| {
+            let is_first = first.is_none();
+            if is_first {
+                error!(reason, "this process cannot go on");
+                *first = Some(reason);
+            }
+            is_first
+        });
+    }
 }
 
 impl Drop for Runtime {
@@ -75,43 +122,93 @@ impl Runtime {
         store: Arc<dyn Store>,
         minter: Arc<Minter>,
         health: Arc<Health>,
+        settings: Settings,
     ) -> std::io::Result<Self> {
         let cores = available_parallelism().map_or(2, NonZero::get);
+        let threads = (2 * cores).max(8);
         let jobs = tokio::runtime::Builder::new_multi_thread()
             .thread_name("warren-job")
-            .worker_threads((2 * cores).max(8))
+            .worker_threads(threads)
             .enable_all()
             .build()?;
         let gate = Arc::new(Gate::default());
         let lanes: Vec<_> = (0..cores.min(MAX_LANES)).map(|_| Arc::<Lane>::default()).collect();
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        for lane in &lanes {
-            let run = lane.clone().run(store.lane(), gate.clone(), store.clone());
-            tasks.spawn(stop.clone().run_until_cancelled_owned(run));
-        }
         let shared = Arc::new(Shared {
             jobs: jobs.handle().clone(),
             drivers: cores,
+            threads,
+            lost: Arc::new(AtomicUsize::new(0)),
             lanes,
             gate,
             minter,
             settled: Notify::new(),
         });
-        let (mut executors, mut watched) = (Vec::new(), Vec::new());
+        let runtime = Self {
+            executors: Vec::new(),
+            shared,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            jobs: Some(jobs),
+            failure: Failure::new(),
+        };
+        Ok(runtime.with_kinds(registry, broker, &store, health, settings))
+    }
+
+    fn with_kinds(
+        mut self,
+        registry: &Registry,
+        broker: &dyn Subscribe,
+        store: &Arc<dyn Store>,
+        health: Arc<Health>,
+        settings: Settings,
+    ) -> Self {
+        let (mut watched, mut lookups) = (Vec::new(), Vec::new());
         for (kind, registered) in registry.iter() {
-            let executor = Arc::new(Executor::new(kind.clone(), registered, shared.clone()));
-            let lookups = intake::Lookups::start(executor.clone(), store.clone(), &stop, &tasks);
-            let prefetch = Prefetch::new(&registered.policy, shared.lanes.len(), std::time::Instant::now());
-            let lines = (0..shared.lanes.len()).map(|line| {
-                let sink = Arc::new(Intake::new(line, executor.clone(), lookups.clone()));
+            let executor = Arc::new(Executor::new(kind.clone(), registered, self.shared.clone()));
+            let (sender, waiting) = intake::Lookups::new();
+            let prefetch = Prefetch::new(&registered.policy, self.shared.lanes.len(), std::time::Instant::now());
+            let lines = (0..prefetch.lines()).map(|line| {
+                let sink = Arc::new(Intake::new(line, executor.clone(), sender.clone()));
                 broker.subscribe(kind, prefetch.per_line(), sink)
             });
             executor.attach(lines.collect());
+            lookups.push((executor.clone(), waiting));
             watched.push(Watched::new(executor.clone(), prefetch));
-            executors.push(executor);
+            self.executors.push(executor);
         }
-        tasks.spawn(stop.clone().run_until_cancelled_owned(watch(watched, shared.gate.clone(), health)));
-        Ok(Self { executors, shared, stop, tasks, jobs: Some(jobs) })
+        // What settles begins only now that there are lines to settle on.
+        for lane in &self.shared.lanes {
+            self.keep_running("a lane", lane.clone().run(store.lane(), self.shared.gate.clone(), store.clone()));
+        }
+        for (executor, waiting) in lookups {
+            self.keep_running("a look-up", intake::look_up(executor, store.clone(), waiting));
+        }
+        let watcher =
+            Watcher { kinds: watched, shared: self.shared.clone(), health, settings, failure: self.failure.clone() };
+        self.keep_running("the watch over jobs", watcher.run());
+        self
+    }
+
+    /// Runs something without which nothing is recorded or settled any more.
+    fn keep_running(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (failure, stop) = (self.failure.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let ended = AssertUnwindSafe(stop.run_until_cancelled(task)).catch_unwind().await;
+            if ended.is_err() {
+                failure.set(format!("{what} has panicked"));
+            }
+        });
+    }
+
+    /// Waits for something with which this process cannot go on, and answers what: someone is to end it and start
+    /// another.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.0.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as this.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Takes nothing more in, finishes what was delivered, and gives back what had not started by the deadline.
@@ -128,6 +225,7 @@ impl Runtime {
         }
         let mut drained = Drained::default();
         for executor in &self.executors {
+            executor.drain();
             drained.given_back += executor.give_back_unstarted();
             drained.abandoned += executor.cancel_running();
         }
@@ -186,28 +284,78 @@ impl Watched {
     }
 }
 
-/// Looks after timeouts, drivers that are stuck, and the prefetch; and says how it goes.
-async fn watch(mut kinds: Vec<Watched>, gate: Arc<Gate>, health: Arc<Health>) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let share = prefetch::share(kinds.iter().map(|kind| kind.prefetch.bytes()).sum());
-        let now = std::time::Instant::now();
-        for kind in &mut kinds {
-            kind.tick(share, now);
-        }
-        health.report("worker", progress(&kinds, &gate, now));
-    }
+/// Looks after timeouts, threads that are lost, the prefetch, and a database that is away; and says how it goes.
+struct Watcher {
+    kinds: Vec<Watched>,
+    shared: Arc<Shared>,
+    health: Arc<Health>,
+    settings: Settings,
+    failure: Failure,
 }
 
-fn progress(kinds: &[Watched], gate: &Gate, now: std::time::Instant) -> Result<(), String> {
-    if let Some(missing) = gate.missing_for() {
-        return Err(format!("results cannot be recorded: the database has been away for {} s", missing.as_secs()));
+impl Watcher {
+    async fn run(mut self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut returned, mut many_lost) = (false, false);
+        loop {
+            ticks.tick().await;
+            let share = prefetch::share(self.kinds.iter().map(|kind| kind.prefetch.bytes()).sum());
+            let now = std::time::Instant::now();
+            for kind in &mut self.kinds {
+                kind.tick(share, now);
+            }
+            self.shared
+                .lanes
+                .iter()
+                .filter_map(|lane| lane.asked_since())
+                .for_each(|asked| self.shared.gate.owed(asked));
+            let away = self.shared.gate.missing_for();
+            if away.is_some_and(|away| away >= self.settings.hold) != returned {
+                returned = !returned;
+                self.hold_or_return(returned).await;
+            }
+            let lost = self.shared.lost.load(Relaxed);
+            // Twice in a row: one that comes back at once is none.
+            if std::mem::replace(&mut many_lost, 2 * lost >= self.shared.threads) && many_lost {
+                let threads = self.shared.threads;
+                self.failure.set(format!("{lost} of {threads} threads for jobs are kept by jobs whose time was up"));
+            }
+            self.health.report("worker", self.progress(now));
+        }
     }
-    let stalled = kinds.iter().filter(|kind| kind.is_stalled(now)).map(|kind| kind.executor.kind().to_string());
-    match stalled.collect::<Vec<_>>() {
-        stalled if stalled.is_empty() => Ok(()),
-        stalled => Err(format!("no job has ended for too long although there are some: {}", stalled.join(", "))),
+
+    /// Gives back what has not started and takes nothing more, or takes in again.
+    async fn hold_or_return(&self, returning: bool) {
+        if !returning {
+            info!("takes jobs again");
+            self.lines().for_each(|line| line.resume());
+            return;
+        }
+        for line in self.lines() {
+            line.stop().await;
+        }
+        let given_back: usize = self.kinds.iter().map(|kind| kind.executor.give_back_unstarted()).sum();
+        warn!(
+            given_back,
+            "the database has been away for long: gave back what had not started, and takes nothing more"
+        );
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Arc<dyn crate::broker::Subscription>> {
+        self.kinds.iter().flat_map(|kind| kind.executor.lines())
+    }
+
+    fn progress(&self, now: std::time::Instant) -> Result<(), String> {
+        if let Some(missing) = self.shared.gate.missing_for() {
+            let seconds = missing.as_secs();
+            return Err(format!("results cannot be recorded: the database has been away for {seconds} s"));
+        }
+        let stalled =
+            self.kinds.iter().filter(|kind| kind.is_stalled(now)).map(|kind| kind.executor.kind().to_string());
+        match stalled.collect::<Vec<_>>() {
+            stalled if stalled.is_empty() => Ok(()),
+            stalled => Err(format!("no job has ended for too long although there are some: {}", stalled.join(", "))),
+        }
     }
 }

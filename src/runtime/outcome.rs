@@ -3,7 +3,7 @@
 use std::{any::Any, time::Duration};
 
 use bytes::Bytes;
-use warren_messages::DecodeError;
+use warren_messages::{DecodeError, codec};
 use warren_workers::{Disposition, Policy, context::Emission};
 
 use super::registry::Performed;
@@ -40,6 +40,7 @@ pub(super) fn completion(
         Ended::Performed(Performed::Done { output, emissions }) => {
             let follow_ups =
                 emissions.into_iter().filter_map(|emission| follow_up(minter, now, &envelope, emission)).collect();
+            let output = if policy.retention.output.is_zero() { Vec::new() } else { output };
             let kept = !policy.retention.body.is_zero();
             let outcome = Outcome::Succeeded { output, follow_ups };
             return Completion { envelope, body: kept.then_some(body), outcome };
@@ -77,21 +78,31 @@ fn unreadable(envelope: Envelope, body: Bytes, error: &DecodeError) -> Completio
         DecodeError::UnknownVersion { .. } => Outcome::Snooze { delay: PARKED, reason: "unknown_version".into() },
         // It is a job, only not one that this kind can do.
         DecodeError::Unfit(_) => Outcome::Dead { failure: Failure::from_error("invalid_body", error) },
-        // It is no body at all, so the id that it claims is not believed either: it may be another job's.
-        _ => {
-            let failure = Failure::from_error("undecodable", error);
-            let id = id::derived(&[
-                envelope.kind.as_str().as_bytes(),
-                envelope.id.as_bytes(),
-                &envelope.run.to_le_bytes(),
-                &envelope.created_at.to_le_bytes(),
-                &body,
-            ]);
-            let envelope = Envelope { id, run: 1, attempt: 0, key: Key::None, ..envelope };
-            return Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } };
-        }
+        _ => return disbelieved(envelope, body, Failure::from_error("undecodable", error)),
     };
     Completion { envelope, body: Some(body), outcome }
+}
+
+/// What is recorded of bytes that are no body at all.
+pub(super) fn no_body(envelope: Envelope, body: Bytes) -> Completion {
+    let failure = match codec::check(&body) {
+        Err(error) => Failure::from_error("undecodable", &error),
+        Ok(()) => Failure::new("undecodable", "these bytes are no body"),
+    };
+    disbelieved(envelope, body, failure)
+}
+
+/// It is no body at all, so the id that it claims is not believed either: it may be another job's.
+fn disbelieved(envelope: Envelope, body: Bytes, failure: Failure) -> Completion {
+    let id = id::derived(&[
+        envelope.kind.as_str().as_bytes(),
+        envelope.id.as_bytes(),
+        &envelope.run.to_le_bytes(),
+        &envelope.created_at.to_le_bytes(),
+        &body,
+    ]);
+    let envelope = Envelope { id, run: 1, attempt: 0, key: Key::None, ..envelope };
+    Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } }
 }
 
 fn follow_up(minter: &Minter, now: Micros, parent: &Envelope, emission: Emission) -> Option<NewJob> {

@@ -44,11 +44,12 @@ impl Prefetch {
         let rounds = (HELD_AT_MOST.as_secs_f64() / policy.timeout.as_secs_f64()).max(1.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let held = (policy.concurrency as f64 * rounds) as usize;
+        let current = (policy.concurrency + 16).min(held).min(MAX_PER_LINE * lines);
         Self {
             concurrency: policy.concurrency,
             held,
-            lines,
-            current: (policy.concurrency + 16).min(held).min(MAX_PER_LINE * lines),
+            lines: lines.min(current),
+            current,
             changed: now,
             measured: now,
             ended: 0,
@@ -58,9 +59,14 @@ impl Prefetch {
         }
     }
 
-    /// For each line.
+    /// How many lines there are: no more than may be out, for every line has one out at least.
+    pub(super) fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// For each line; together no more than may be out.
     pub(super) fn per_line(&self) -> u16 {
-        u16::try_from(self.current.div_ceil(self.lines).clamp(1, MAX_PER_LINE)).unwrap_or(u16::MAX)
+        u16::try_from((self.current / self.lines).clamp(1, MAX_PER_LINE)).unwrap_or(u16::MAX)
     }
 
     /// The bytes that may be out, as far as bodies have been seen.
@@ -101,7 +107,7 @@ impl Prefetch {
         let bytes = (MAX_KIND_BYTES as f64 * share) as u64;
         let by_bytes =
             bytes.checked_div(self.mean_body).map_or(usize::MAX, |jobs| usize::try_from(jobs).unwrap_or(usize::MAX));
-        (self.concurrency + ahead).min(MAX_PER_LINE * self.lines).min(by_bytes).min(self.held).max(1)
+        (self.concurrency + ahead).min(MAX_PER_LINE * self.lines).min(by_bytes).min(self.held).max(self.lines)
     }
 }
 
@@ -124,7 +130,9 @@ mod tests {
     fn it_begins_a_little_above_the_concurrency() {
         let prefetch = Prefetch::new(&policy(100, 60), 2, Instant::now());
         assert_eq!(prefetch.per_line(), 58);
-        assert_eq!(Prefetch::new(&policy(5, 600), 2, Instant::now()).per_line(), 4, "15 min / 10 min of 5 is 7");
+        assert_eq!(Prefetch::new(&policy(5, 600), 2, Instant::now()).per_line(), 3, "15 min / 10 min of 5 is 7");
+        let alone = Prefetch::new(&policy(1, 600), 4, Instant::now());
+        assert_eq!((alone.lines(), alone.per_line()), (1, 1), "one that takes ten minutes has no other behind it");
     }
 
     #[test]

@@ -25,8 +25,11 @@ use crate::job::{Completion, Envelope, Kind, Micros, NewJob, State, Tenant};
 /// Why the store did not do a unit of work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, or did not answer in time. Whether the work was done is not known.
+    /// It cannot be reached. Nothing was done.
     #[error("the database cannot be reached")]
+    NotReached(#[source] Box<dyn Error + Send + Sync>),
+    /// It was reached and then did not answer. Whether the work was done is not known.
+    #[error("the database did not answer")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
     /// Others were at the same rows. Nothing was done; the same again may well succeed.
     #[error("the database asks for another try")]
@@ -35,6 +38,19 @@ pub enum StoreError {
     #[error("the database refuses the data")]
     Data(#[source] Box<dyn Error + Send + Sync>),
 }
+
+impl StoreError {
+    /// The same, of something that is done before any work.
+    pub(crate) fn not_reached(self) -> Self {
+        match self {
+            Self::Unavailable(cause) => Self::NotReached(cause),
+            other => other,
+        }
+    }
+}
+
+/// The name of the value that says when the installation began, in microseconds since the epoch.
+pub const SINCE: &str = "since";
 
 /// What is due sooner than this wakes the dispatcher; for the rest it wakes by itself.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
@@ -60,8 +76,8 @@ pub trait Jobs: Send + Sync {
     /// Notes on jobs that they were published again under their key with another body.
     async fn note_conflicts(&self, ids: &[Uuid]) -> Result<(), StoreError>;
 
-    /// A job with its failed attempts.
-    async fn get(&self, tenant: &Tenant, id: Uuid) -> Result<Option<JobRecord>, StoreError>;
+    /// A job with its failed attempts: of this tenant, or of any if none is named.
+    async fn get(&self, tenant: Option<&Tenant>, id: Uuid) -> Result<Option<JobRecord>, StoreError>;
 
     /// Jobs that have a row, the newest first, without bodies and outputs.
     async fn list(&self, filter: &Filter) -> Result<Vec<JobRecord>, StoreError>;
@@ -99,15 +115,24 @@ pub trait Due: Send + Sync {
 /// What the pruner asks. It goes through time in windows, so that no step ever looks at what an earlier one has left.
 #[async_trait]
 pub trait Prune: Send + Sync {
-    /// When the oldest job that is over became so.
-    async fn oldest_finished(&self) -> Result<Option<Micros>, StoreError>;
-
     /// Drops the body or the output of jobs of a kind that are over since a time in the window, and need neither any
-    /// more. Answers how many.
-    async fn strip(&self, kind: &Kind, what: Keepsake, window: Range<Micros>) -> Result<u64, StoreError>;
+    /// more: of `at_most` so many. Answers how many.
+    async fn strip(&self, kind: &Kind, what: Keepsake, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;
 
-    /// Removes the rows of jobs that are over since a time in the window, and are no dead letters. Answers how many.
-    async fn remove(&self, keyed: bool, window: Range<Micros>) -> Result<u64, StoreError>;
+    /// Removes the rows of jobs that are over since a time in the window, and are no dead letters: `at_most` so many.
+    /// Answers how many.
+    async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;
+}
+
+/// Which rows go together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removable {
+    /// Those with a key, or those without.
+    pub keyed: bool,
+    /// Which kinds.
+    pub kinds: Vec<Kind>,
+    /// Whether those kinds are meant, or all others.
+    pub only: bool,
 }
 
 /// What is kept of a job that is over.

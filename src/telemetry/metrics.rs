@@ -39,6 +39,8 @@ pub const CONCURRENCY_LIMIT: &str = "warren_concurrency_limit";
 pub const BROKER_CONNECTED: &str = "warren_broker_connected";
 /// 1 while the broker takes no publishes.
 pub const BROKER_BLOCKED: &str = "warren_broker_blocked";
+/// Threads that a job had not given back when its time was up, by kind.
+pub const LOST_THREADS: &str = "warren_lost_threads_total";
 /// Rows that the pruner stripped or removed.
 pub const PRUNED: &str = "warren_pruned_total";
 /// 1, with the version as its label.
@@ -65,6 +67,7 @@ pub(super) fn describe() {
     describe_gauge!(CONCURRENCY_LIMIT, "How many jobs may run at once in this process");
     describe_gauge!(BROKER_CONNECTED, "1 while there is a connection to the broker");
     describe_gauge!(BROKER_BLOCKED, "1 while the broker takes no publishes");
+    describe_counter!(LOST_THREADS, "Threads that a job had not given back when its time was up");
     describe_counter!(PRUNED, "Rows that the pruner stripped or removed");
     describe_gauge!(BUILD_INFO, "1, with the version as its label");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -85,6 +88,8 @@ pub struct KindMetrics {
     pub timeout: Counter,
     /// Attempts that panicked; they count under retry or dead too.
     pub panic: Counter,
+    /// See [`LOST_THREADS`].
+    pub lost_thread: Counter,
     /// See [`QUEUE_WAIT`].
     pub queue_wait: Histogram,
     /// See [`EXECUTION`].
@@ -104,6 +109,7 @@ impl KindMetrics {
             snooze: finished("snooze"),
             timeout: finished("timeout"),
             panic: finished("panic"),
+            lost_thread: counter!(LOST_THREADS, "kind" => kind.to_string()),
             queue_wait: histogram!(QUEUE_WAIT, "kind" => kind.to_string()),
             execution: histogram!(EXECUTION, "kind" => kind.to_string()),
             inflight: gauge!(INFLIGHT, "kind" => kind.to_string()),

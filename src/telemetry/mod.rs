@@ -21,9 +21,14 @@ pub enum SetupError {
     Metrics(#[source] BuildError),
 }
 
+/// What `log.level` lets through.
+pub fn filter(level: &str) -> Result<EnvFilter, SetupError> {
+    EnvFilter::try_new(level).map_err(SetupError::Level)
+}
+
 /// Begins to log to standard error. What is logged is never a body, a key, a signature or a password.
 pub fn init_logs(level: &str, format: LogFormat) -> Result<(), SetupError> {
-    let filter = EnvFilter::try_new(level).map_err(SetupError::Level)?;
+    let filter = filter(level)?;
     // lapin reports what our own supervisor reports better.
     let filter = match "lapin=off".parse() {
         Ok(directive) if !level.contains("lapin") => filter.add_directive(directive),

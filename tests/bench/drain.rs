@@ -19,7 +19,7 @@ use warren::{
     clock,
     id::{Minter, Secret},
     job::{Envelope, Kind, Tenant},
-    runtime::{Runtime, registry::Registry},
+    runtime::{Runtime, Settings, registry::Registry},
     sqlite::{Database, Use},
     store::{Store, postgres::Postgres, sqlite::Sqlite},
 };
@@ -103,7 +103,7 @@ async fn drain(
     let done = Arc::new(AtomicUsize::new(0));
     let registry = Registry::default().register(Send(done.clone()))?;
     let (began, cpu_before) = (Instant::now(), cpu());
-    let runtime = Runtime::start(&registry, way_out, store, minter, Arc::default())?;
+    let runtime = Runtime::start(&registry, way_out, store, minter, Arc::default(), Settings::default())?;
     while done.load(Relaxed) < count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -118,8 +118,31 @@ fn every_mistake_in_the_configuration_is_reported_at_once() {
     let installation = Installation::embedded("[kind.'warren.probe']\nbackoff_factor = 0.5\n");
     let spins = installation.run(&["config", "check"]);
     assert!(spins.code == 2 && spins.stderr.contains("backoff.factor is 0.5"), "{spins:?}");
+    // Each of these is right by itself, or of another part.
+    let installation = Installation::embedded(
+        "[broker]\nurl = 'amqp://127.0.0.1'\n[database]\nurl = 'postgres://127.0.0.1/x'\n[gateway]\nlisten = '0.0.0.0:1'\n\
+         [admin]\nlisten = '0.0.0.0:2'\n[log]\nlevel = 'a=b=c'\n[kind.one]\nattempts = 1\n[kind.two]\nattempts = 1\n",
+    );
+    for verb in [&["config", "check"][..], &["up"]] {
+        let all = installation.run(verb);
+        assert_eq!(all.code, 2, "{all:?}");
+        for part in ["6 places", "config keys", "gateway.listen", "admin.listen", "log.level", "kind.one", "kind.two"] {
+            assert!(all.stderr.contains(part), "{part}: {all:?}");
+        }
+    }
     let right = Installation::embedded("").run(&["config", "check", "-o", "json"]);
     assert_eq!(right.json()["kinds"], json!(["warren.probe", "webhook.deliver"]));
+}
+
+#[test]
+fn a_setting_that_is_empty_takes_no_default_away() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("warren.toml"), "[broker]\nprefix = ''\nurl = 'amqp://127.0.0.1'\n").unwrap();
+    let mut command = bare(folder.path());
+    command.args(["config", "check"]).env("AMQP_URL", "").env("WARREN__GATEWAY__LISTEN", "");
+    let said = said(&mut command);
+    // The file's broker stands, and is alone.
+    assert!(said.code == 2 && said.stderr.contains("1 places") && said.stderr.contains("DATABASE_URL"), "{said:?}");
 }
 
 #[test]

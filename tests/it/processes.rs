@@ -209,6 +209,37 @@ async fn a_process_that_makes_other_ids_is_not_ready_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_ready_without_a_database_and_warns() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let (rabbit, database) = installation.servers().unwrap();
+    let nowhere = crate::harness::proxy::Proxy::before(database.address()).await;
+    nowhere.refuse(true);
+    let keys = installation.run(&["config", "keys"]).stdout;
+    let text = format!(
+        "{keys}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+        rabbit.url,
+        rabbit.prefix,
+        database.through(nowhere.port)
+    );
+    std::fs::write(installation.file(), text).unwrap();
+    let gateway = installation.up(&["gateway"]);
+    let admin = Http::to(&gateway.admin);
+    let ready = until("it is ready", async || {
+        let (status, ready) = parts(admin.get("/readyz").send().await.unwrap()).await;
+        (status == 200 && ready["parts"]["database"]["state"] == "warning").then_some(ready)
+    })
+    .await;
+    assert_eq!(ready["parts"]["schema"]["state"], "warning", "{ready}");
+    let http = Http::to(gateway.gateway());
+    http.submit("warren.probe", &json!({})).await;
+    let delayed =
+        http.post("/v1/jobs/warren.probe").header("warren-delay", "1h").json(&json!({})).send().await.unwrap();
+    let (status, answer) = parts(delayed).await;
+    assert_eq!((status, answer["code"].as_str()), (503, Some("store_unavailable")), "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("was not accepted"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_starts_without_servers_and_works_when_they_come() {
     let Some(installation) = Installation::on_servers("").await else { return };
     let (rabbit, database) = installation.servers().unwrap();

@@ -23,7 +23,7 @@ use warren::{
     dispatcher::Dispatcher,
     id::{Minter, Secret},
     job::{Envelope, Key, Kind, State, Tenant},
-    runtime::{Drained, Runtime, registry::Registry},
+    runtime::{Drained, Runtime, Settings, registry::Registry},
     store::{Filter, JobRecord, Store, postgres::Postgres, sqlite::Sqlite},
 };
 use warren_messages::{Message, codec};
@@ -237,10 +237,20 @@ impl Theatre {
     }
 
     fn begin(&mut self, policy: Policy) {
+        self.begin_with(policy, Settings::default());
+    }
+
+    fn begin_with(&mut self, policy: Policy, settings: Settings) {
         let worker = Player { stage: self.stage.clone(), policy };
         let registry = Registry::default().register(worker).unwrap();
-        let runtime =
-            Runtime::start(&registry, self.way_out.as_ref(), self.store.clone(), self.minter.clone(), Arc::default());
+        let runtime = Runtime::start(
+            &registry,
+            self.way_out.as_ref(),
+            self.store.clone(),
+            self.minter.clone(),
+            Arc::default(),
+            settings,
+        );
         self.runtime = Some(runtime.unwrap());
     }
 
@@ -261,7 +271,7 @@ impl Theatre {
     }
 
     async fn row(&self, id: Uuid) -> Option<JobRecord> {
-        self.observer.get(&Tenant::DEFAULT, id).await.unwrap()
+        self.observer.get(Some(&Tenant::DEFAULT), id).await.unwrap()
     }
 
     async fn ends(&self, id: Uuid) -> JobRecord {
@@ -313,6 +323,7 @@ on_both!(
     a_panic_fails_only_its_own_attempt,
     a_job_that_hangs_is_timed_out_and_counted,
     jobs_that_keep_their_threads_are_timed_out_and_delay_no_other,
+    a_process_that_has_lost_half_of_its_threads_says_that_it_cannot_go_on,
     no_more_run_at_once_than_the_policy_allows,
     a_second_copy_is_attached_to_the_one_in_work,
     a_keyed_job_that_is_done_is_not_run_again,
@@ -320,6 +331,7 @@ on_both!(
     a_copy_of_an_older_run_is_only_settled,
     a_follow_up_runs_after_its_parent_and_knows_it,
     bytes_that_are_no_body_become_a_dead_letter_and_touch_no_other_job,
+    a_job_whose_id_was_claimed_by_bytes_that_are_no_body_runs_all_the_same,
     a_body_of_another_shape_is_a_dead_letter_under_its_own_id,
     a_newer_layout_is_put_off_and_costs_no_attempt,
     an_outcome_that_cannot_be_recorded_fails_its_job_and_no_other,
@@ -416,6 +428,25 @@ async fn jobs_that_keep_their_threads_are_timed_out_and_delay_no_other(mut theat
         assert_eq!((row.state, row.reason.as_deref()), (State::Dead, Some("timed_out")));
     }
     theatre.is_empty().await;
+}
+
+async fn a_process_that_has_lost_half_of_its_threads_says_that_it_cannot_go_on(mut theatre: Theatre) {
+    theatre.begin(Policy { concurrency: 50, timeout: Duration::from_millis(300), attempts: 1, ..policy() });
+    let threads = std::thread::available_parallelism().map_or(8, |cores| (2 * cores.get()).max(8));
+    let mut blocked = Vec::new();
+    for _ in 0..threads / 2 {
+        blocked.push(theatre.publish(Act::Block).await);
+    }
+    let runtime = theatre.runtime.as_ref().unwrap();
+    let reason = tokio::time::timeout(PATIENT, runtime.failed()).await.expect("it gives up");
+    assert!(reason.contains(&format!("{} of {threads} threads", threads / 2)), "{reason}");
+    for id in blocked {
+        let row = theatre.ends(id).await;
+        assert_eq!((row.state, row.reason.as_deref()), (State::Dead, Some("timed_out")));
+    }
+    // The other half still works.
+    let other = theatre.publish(Act::Succeed).await;
+    assert_eq!(theatre.ends(other).await.state, State::Succeeded);
 }
 
 async fn no_more_run_at_once_than_the_policy_allows(mut theatre: Theatre) {
@@ -546,6 +577,25 @@ async fn bytes_that_are_no_body_become_a_dead_letter_and_touch_no_other_job(mut 
     theatre.is_empty().await;
     assert_eq!(theatre.row(done.id).await.unwrap().state, State::Succeeded);
     assert_eq!(theatre.row(waiting.id).await.unwrap().state, State::Scheduled);
+}
+
+async fn a_job_whose_id_was_claimed_by_bytes_that_are_no_body_runs_all_the_same(mut theatre: Theatre) {
+    let (before, after) = (envelope_of(&play()), envelope_of(&play()));
+    publish_raw(&theatre, &before, b"\xffnothing").await;
+    theatre.publish_as(&before, Act::Succeed).await;
+    theatre.publish_as(&after, Act::Succeed).await;
+    publish_raw(&theatre, &after, b"\xffnothing").await;
+    theatre.begin(policy());
+    for job in [&before, &after] {
+        assert_eq!(theatre.ends(job.id).await.state, State::Succeeded);
+        assert_eq!(theatre.stage.starts(job.id), 1);
+    }
+    for letter in dead_letters(&theatre, 2).await {
+        assert_eq!(letter.reason.as_deref(), Some("undecodable"));
+        let kept = theatre.row(letter.envelope.id).await.unwrap().body;
+        assert_eq!(kept.as_deref(), Some(b"\xffnothing".as_slice()), "its exact bytes");
+    }
+    theatre.is_empty().await;
 }
 
 async fn a_body_of_another_shape_is_a_dead_letter_under_its_own_id(mut theatre: Theatre) {
@@ -686,6 +736,32 @@ async fn without_a_database_finished_jobs_are_held_and_after_a_moment_no_more_st
     assert_eq!(theatre.stage.starts(late), 0, "nothing starts");
     theatre.proxy.as_ref().unwrap().refuse(false);
     for id in [held, late] {
+        assert_eq!(theatre.ends(id).await.state, State::Succeeded);
+        assert_eq!(theatre.stage.starts(id), 1);
+    }
+    assert_eq!(theatre.end(PATIENT).await, Drained::default());
+    theatre.is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_have_not_started_are_given_back_once_when_the_database_stays_away() {
+    let Some(mut theatre) = Theatre::on_servers().await else { return };
+    theatre.begin_with(Policy { concurrency: 1, ..policy() }, Settings { hold: Duration::from_secs(1) });
+    let mut jobs = Vec::new();
+    for _ in 0..6 {
+        jobs.push(theatre.publish(Act::Wait).await);
+    }
+    until("the first runs", async || (theatre.stage.starts(jobs[0]) == 1).then_some(())).await;
+    theatre.proxy.as_ref().unwrap().refuse(true);
+    theatre.stage.let_go(1);
+    // The first is held, for it is done and not recorded; the second runs.
+    until_equal("jobs that wait in the broker", vec![4], async || {
+        theatre.observe.depths(&[play()]).await.unwrap_or_default()
+    })
+    .await;
+    theatre.stage.let_go(100);
+    theatre.proxy.as_ref().unwrap().refuse(false);
+    for id in jobs {
         assert_eq!(theatre.ends(id).await.state, State::Succeeded);
         assert_eq!(theatre.stage.starts(id), 1);
     }

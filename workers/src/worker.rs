@@ -68,7 +68,7 @@ pub trait WorkError: Error + Send + Sync + 'static {
 pub enum Disposition {
     /// Try again after the policy's backoff. Counts as a failed attempt.
     Retry,
-    /// Try again after this long. Counts as a failed attempt.
+    /// Try again after the policy's backoff, but not sooner than after this long. Counts as a failed attempt.
     RetryAfter(Duration),
     /// Not now: try again after this long. Costs no attempt, and is not a failure.
     Snooze(Duration),

@@ -214,6 +214,24 @@ fn a_byte_order_mark_is_passed_over() {
 }
 
 #[test]
+fn an_integer_that_would_be_rounded_is_refused_with_its_place() {
+    let with = |number: &str| {
+        let note = format!(r#"{{"a":["x-18446744073709551616",{number}]}}"#);
+        format!(r#"{{"id":"0190aaaa-bbbb-7ccc-8ddd-eeeeffff0000","lines":[],"status":"open","note":{note}}}"#)
+    };
+    for number in ["18446744073709551616", "-9223372036854775809", "100000000000000000000000000"] {
+        assert_eq!(problem(&with(number)), ("/note/a/1".into(), "bad_value".into()), "{number}");
+    }
+    for number in ["18446744073709551615", "-9223372036854775808", "1e300", "1e-7", "0.1", "123456789012345678.5"] {
+        let order: Order = codec::from_json(with(number).as_bytes()).expect(number);
+        let kept = &codec::to_json(&codec::encode(&order).expect("small")).expect("a map")["note"]["a"][1];
+        assert_eq!(*kept, serde_json::from_str::<Value>(number).expect("a number"), "{number}");
+    }
+    let broken = codec::from_json::<Order>(b"{\"a\":18446744073709551616,}");
+    assert!(matches!(broken, Err(DecodeError::Malformed { .. })), "{broken:?}");
+}
+
+#[test]
 fn a_number_that_is_none_is_refused_in_a_free_value() {
     // {"note": NaN} as a MessagePack float64, which JSON cannot say.
     let mut bytes = vec![0x81, 0xa4, b'n', b'o', b't', b'e', 0xcb];

@@ -86,6 +86,18 @@ fn a_header_cannot_forge_the_signature_or_split_the_request() {
 }
 
 #[test]
+fn a_header_that_is_given_twice_is_refused() {
+    let text = r#"{"url":"https://a.example/","event_type":"a","event_id":"b","body":1,"headers":{"x":"1","x":"2"}}"#;
+    match warren_messages::codec::from_json::<Deliver>(text.as_bytes()) {
+        Err(warren_messages::DecodeError::Unfit(invalid)) => {
+            let found: Vec<_> = invalid.problems().iter().map(|it| (it.pointer.as_str(), it.code.as_ref())).collect();
+            assert_eq!(found, [("/headers/x", "duplicate_key")]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn every_problem_is_reported_at_once() {
     let found = deliver(|body| {
         *body = json!({

@@ -37,6 +37,10 @@ impl Subscription for Line {
         self.queue.stop(self.number).await;
     }
 
+    fn resume(&self) {
+        self.queue.resume(self.number);
+    }
+
     async fn close(&self) {
         self.queue.close(self.number).await;
     }

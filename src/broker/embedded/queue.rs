@@ -147,6 +147,12 @@ impl Queue {
         drop(self.giving.lock().await);
     }
 
+    /// Something may go to this line again.
+    pub(super) fn resume(&self, line: usize) {
+        self.lock().lines[line].open = true;
+        self.wake.notify_one();
+    }
+
     /// What is out on this line goes to others.
     pub(super) async fn close(&self, line: usize) {
         self.stop(line).await;

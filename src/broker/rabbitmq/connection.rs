@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,6 +22,9 @@ pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT_SECONDS: u16 = 10;
 /// lapin holds 64 frames of buffers for each connection; at the broker's own default that is 8 MiB.
 const FRAME_MAX: u32 = 16 * 1024;
+/// How long something must have worked before its loss is a new trouble and no longer the old one: without that, what is
+/// made and lost at once would be made again ten times a second.
+pub(super) const A_LIFE: Duration = Duration::from_secs(5);
 /// lapin tells of most ends of a connection, but not of all.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 
@@ -81,6 +84,16 @@ pub(super) enum LinkState {
     Blocked(Arc<Connection>, String),
 }
 
+impl LinkState {
+    /// The connection, if there is one.
+    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
+        match self {
+            Self::Up(connection) | Self::Blocked(connection, _) => Some(connection.clone()),
+            Self::Down(_) => None,
+        }
+    }
+}
+
 /// One connection that is always being had.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -111,15 +124,16 @@ impl Link {
         self.state.borrow().clone()
     }
 
+    /// The present connection; waits until there is one. `None` once the link is closed.
+    pub(super) async fn connection(&self) -> Option<Arc<Connection>> {
+        let mut state = self.state.clone();
+        let state = state.wait_for(|state| state.connection().is_some()).await.ok()?;
+        state.connection()
+    }
+
     /// A channel on the present connection; waits until there is one. `None` once the link is closed.
     pub(super) async fn channel(&self) -> Option<lapin::Result<Channel>> {
-        let mut state = self.state.clone();
-        let state = state.wait_for(|state| !matches!(state, LinkState::Down(_))).await.ok()?.clone();
-        let connection = match state {
-            LinkState::Up(connection) | LinkState::Blocked(connection, _) => connection,
-            LinkState::Down(_) => return None,
-        };
-        Some(within(connection.create_channel()).await)
+        Some(within(self.connection().await?.create_channel()).await)
     }
 
     /// Gives the present connection up for a new one.
@@ -180,10 +194,13 @@ impl Keeper {
             let reason = match made {
                 Ok(connection) => {
                     info!(broker = %self.url, connection = self.name, "connected to the broker");
-                    pauses.reset();
-                    let connection = Arc::new(connection);
+                    let (connection, began) = (Arc::new(connection), Instant::now());
                     self.report.send_replace(LinkState::Up(connection.clone()));
-                    self.watch_over(connection).await
+                    let reason = self.watch_over(connection).await;
+                    if began.elapsed() >= A_LIFE {
+                        pauses.reset();
+                    }
+                    reason
                 }
                 Err(error) => chain(&error),
             };

@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    connection::{CALL_TIMEOUT, Link, within},
+    connection::{A_LIFE, CALL_TIMEOUT, Link, within},
     envelope,
     settle::Window,
 };
@@ -64,6 +64,7 @@ enum Order {
     GiveBack(Vec<Receipt>),
     Prefetch(u16),
     Stop(oneshot::Sender<()>),
+    Resume,
     Close(oneshot::Sender<()>),
 }
 
@@ -115,6 +116,10 @@ impl Subscription for Line {
         self.order(Order::Stop).await;
     }
 
+    fn resume(&self) {
+        _ = self.orders.send(Order::Resume);
+    }
+
     async fn close(&self) {
         self.order(Order::Close).await;
     }
@@ -153,13 +158,16 @@ impl Owner {
             self.epoch += 1;
             let end = match self.open().await {
                 Ok((channel, consumer)) => {
-                    pauses.reset();
-                    self.live(channel, consumer).await
+                    let began = Instant::now();
+                    let end = self.live(channel, consumer).await;
+                    if began.elapsed() >= A_LIFE {
+                        pauses.reset();
+                    }
+                    end
                 }
                 Err(end) => end,
             };
             let reason = match end {
-                _ if self.stopped => return,
                 End::Closed => return,
                 End::Idle => continue,
                 End::Lost(reason) => reason,
@@ -172,12 +180,13 @@ impl Owner {
         }
     }
 
-    /// Obeys what needs no channel while there is none. True if it was closed.
+    /// Obeys what needs no channel while there is none, for a while, and for as long as it is stopped: what was out has
+    /// gone with the channel, so there is nothing to do on another. True if it was closed.
     async fn wait(&mut self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return false,
+                () = tokio::time::sleep_until(until), if !self.stopped => return false,
                 order = self.orders.recv() => if self.obey_without_channel(order) { return true },
             }
         }
@@ -192,7 +201,16 @@ impl Owner {
                 self.prefetch = prefetch;
                 false
             }
-            Some(Order::Stop(done) | Order::Close(done)) => {
+            Some(Order::Stop(done)) => {
+                self.stopped = true;
+                _ = done.send(());
+                false
+            }
+            Some(Order::Resume) => {
+                self.stopped = false;
+                false
+            }
+            Some(Order::Close(done)) => {
                 _ = done.send(());
                 true
             }
@@ -200,7 +218,7 @@ impl Owner {
         }
     }
 
-    async fn open(&mut self) -> Result<(Channel, Consumer), End> {
+    async fn open(&mut self) -> Result<(Channel, Option<Consumer>), End> {
         let link = self.link.clone();
         let channel = {
             let mut channel = std::pin::pin!(link.channel());
@@ -213,7 +231,8 @@ impl Owner {
         };
         let lost = |error: lapin::Error| End::Lost(chain(&error));
         let channel = channel.ok_or(End::Closed)?.map_err(lost)?;
-        let consumer = self.consume(&channel).await.map_err(lost)?;
+        // It may have been stopped while there was none.
+        let consumer = if self.stopped { None } else { Some(self.consume(&channel).await.map_err(lost)?) };
         Ok((channel, consumer))
     }
 
@@ -229,10 +248,9 @@ impl Owner {
     }
 
     /// One life of the channel.
-    async fn live(&mut self, channel: Channel, consumer: Consumer) -> End {
+    async fn live(&mut self, channel: Channel, mut consumer: Option<Consumer>) -> End {
         let inbox = self.inbox.clone();
         let mut window = Window::new();
-        let mut consumer = Some(consumer);
         let mut stragglers_at: Option<Instant> = None;
         let mut given_at = Instant::now();
         let mut look_at = given_at + IDLE;
@@ -320,6 +338,15 @@ impl Owner {
                             return end;
                         }
                         _ = done.send(());
+                    }
+                    Some(Order::Resume) => {
+                        self.stopped = false;
+                        if consumer.is_none() {
+                            match self.consume(&channel).await {
+                                Ok(new) => consumer = Some(new),
+                                Err(error) => return End::Lost(chain(&error)),
+                            }
+                        }
                     }
                     Some(Order::Close(done)) => {
                         self.note_settled(&mut window);

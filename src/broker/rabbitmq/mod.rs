@@ -5,6 +5,7 @@
 mod connection;
 mod consume;
 mod envelope;
+mod ledger;
 pub mod management;
 mod publish;
 mod settle;

@@ -7,10 +7,14 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
 use lapin::{
     Channel, Confirmation,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
+    options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions},
     types::ShortString,
 };
 use tokio::{
@@ -18,13 +22,14 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         oneshot, watch,
     },
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tracing::{error, warn};
 
 use super::{
     connection::{Link, LinkState, within},
     envelope,
+    ledger::Ledger,
 };
 use crate::{
     broker::{CONFIRM_TIMEOUT, Outgoing, PublishError},
@@ -38,10 +43,18 @@ const WAITING: usize = 4096;
 const UNCONFIRMED: usize = 1024;
 /// How many are written in one go.
 const BURST: usize = 256;
-/// How long a job may wait for a broker before it is told that there is none.
+/// How long a job may wait for a broker before it is told that there is none; and, once the broker has said that it takes
+/// nothing for now, how long for its confirm.
 const PATIENCE: Duration = Duration::from_millis(900);
+/// How long a channel that answers may owe a confirm while others come: one queue that hangs must not take the others'
+/// channel away, and what is never confirmed must not stay in lapin's books for ever.
+const LONGEST_OWED: Duration = Duration::from_secs(30);
+/// How long it may owe one while none comes at all.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(10);
+/// How long a channel may take to answer that it is alive.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
-type Answer = oneshot::Sender<Result<(), PublishError>>;
+pub(super) type Answer = oneshot::Sender<Result<(), PublishError>>;
 
 struct Waiting {
     job: Outgoing,
@@ -99,23 +112,27 @@ struct Owner {
 enum End {
     /// Nobody is left to publish.
     Closed,
+    /// The broker ended the channel, or its connection is gone.
     Lost(String),
+    /// The connection may be the very thing that hangs; it carries nothing but this channel.
+    GivenUp(String),
 }
 
 impl Owner {
     async fn run(mut self) {
         let mut pauses = Reconnect::new();
         loop {
-            let reason = match self.open().await {
-                Ok(channel) => {
-                    pauses.reset();
-                    match self.live(&channel).await {
-                        End::Closed => return,
-                        End::Lost(reason) => reason,
-                    }
+            let end = match self.open().await {
+                Ok(channel) => self.live(&channel, &mut pauses).await,
+                Err(end) => end,
+            };
+            let reason = match end {
+                End::Closed => return,
+                End::Lost(reason) => reason,
+                End::GivenUp(reason) => {
+                    self.link.renew();
+                    reason
                 }
-                Err(End::Closed) => return,
-                Err(End::Lost(reason)) => reason,
             };
             let pause = pauses.pause();
             warn!(reason, ?pause, "lost the channel for publishing");
@@ -176,65 +193,99 @@ impl Owner {
     }
 
     /// One life of the channel.
-    async fn live(&mut self, channel: &Channel) -> End {
+    async fn live(&mut self, channel: &Channel, pauses: &mut Reconnect) -> End {
         let mut confirms = FuturesUnordered::new();
-        let mut bursts = Bursts::default();
+        // Those that are late stay in the ledger. Answers that are dropped with it are those of jobs that may have been
+        // accepted, of which nobody can know any more; it tells those who wait for them just that.
+        let mut ledger = Ledger::default();
         let mut gathered = Vec::with_capacity(BURST);
         let mut topology = self.broken.subscribe();
-        let end = loop {
-            let room = UNCONFIRMED.saturating_sub(confirms.len()).min(BURST).min(self.waiting.len());
-            if room > 0 && self.obstacle().is_none() {
-                let burst = bursts.wrote(room);
+        let mut heard_at = Instant::now();
+        let (mut confirmed_at, mut unblocked_at) = (heard_at, heard_at);
+        let (mut sign_of_life, mut asking) = (OptionFuture::<BoxFuture<'static, bool>>::default(), false);
+        loop {
+            if self.obstacle().is_none() {
+                let room = UNCONFIRMED.saturating_sub(ledger.owed()).min(BURST).min(self.waiting.len());
+                let now = Instant::now();
+                if ledger.owed() == 0 {
+                    heard_at = now;
+                }
                 // Polled for the first time by this one task and in this order, and before the connection's own thread
                 // gets to it: so they are numbered in order, and go out with one system call.
-                let exchange = &self.exchange;
-                confirms.extend(self.waiting.drain(..room).map(|waiting| send(channel, exchange, waiting, burst)));
+                for Waiting { job, answer, .. } in self.waiting.drain(..room) {
+                    if ledger.is_stuck(&job.envelope.kind) {
+                        _ = answer.send(Err(PublishError::Stuck));
+                        continue;
+                    }
+                    let number = ledger.wrote(now, job.envelope.kind.clone(), answer);
+                    confirms.push(send(channel, &self.exchange, job, number));
+                }
             }
-            let (impatient, late) = (self.impatient_at(), bursts.oldest().map(|written| written + CONFIRM_TIMEOUT));
+            let blocked = matches!(&*self.state.borrow(), LinkState::Blocked(..));
+            let late = ledger.next_late(if blocked { PATIENCE } else { CONFIRM_TIMEOUT });
+            // A broker that takes nothing says so, and need not say anything else.
+            let silent = (ledger.owed() > 0 && !blocked && !asking).then(|| heard_at + CONFIRM_TIMEOUT);
+            let alarm = self.impatient_at().into_iter().chain(late).chain(silent).min();
             tokio::select! {
                 biased;
-                Some((burst, confirmed, answer)) = confirms.next() => {
-                    bursts.confirmed(burst);
-                    match self.verdict(confirmed) {
-                        Ok(answered) => _ = answer.send(answered),
-                        Err(reason) => break End::Lost(reason),
+                Some((number, confirmed)) = confirms.next() => {
+                    heard_at = Instant::now();
+                    confirmed_at = heard_at;
+                    let answer = ledger.confirmed(number);
+                    match self.verdict(channel, confirmed) {
+                        Ok(answered) => {
+                            pauses.reset();
+                            _ = answer.map(|answer| answer.send(answered));
+                        }
+                        Err(end) => return end,
                     }
                 }
                 count = self.line.recv_many(&mut gathered, BURST), if self.waiting.len() < BURST => {
                     if count == 0 {
-                        break End::Closed;
+                        return End::Closed;
                     }
                     self.waiting.extend(gathered.drain(..));
                 }
                 changed = self.state.changed() => {
                     if changed.is_err() {
-                        break End::Closed;
+                        return End::Closed;
                     }
+                    (heard_at, unblocked_at) = (Instant::now(), Instant::now());
                     if let LinkState::Down(reason) = &*self.state.borrow() {
-                        break End::Lost(reason.clone());
+                        return End::Lost(reason.clone());
                     }
                 }
                 _ = topology.changed() => {}
-                () = sleep_until(impatient.into_iter().chain(late).min()) => {
-                    if late.is_some_and(|late| Instant::now() >= late) {
-                        break End::Lost(format!("no confirm within {CONFIRM_TIMEOUT:?}"));
+                Some(alive) = &mut sign_of_life => {
+                    if !alive {
+                        return End::GivenUp("the channel for publishing does not answer".into());
+                    }
+                    (sign_of_life, asking) = (OptionFuture::default(), false);
+                    heard_at = Instant::now();
+                }
+                () = sleep_until(alarm) => {
+                    let now = Instant::now();
+                    ledger.answer_late(now, if blocked { PATIENCE } else { CONFIRM_TIMEOUT });
+                    let owed_for = |since: Instant| ledger.oldest().map(|written| now - written.max(since));
+                    let without = owed_for(confirmed_at.max(unblocked_at)) >= Some(LONGEST_WITHOUT);
+                    if !blocked && (without || owed_for(unblocked_at) >= Some(LONGEST_OWED)) {
+                        return End::GivenUp("a confirm does not come".into());
+                    }
+                    if silent.is_some_and(|silent| now >= silent) {
+                        (sign_of_life, asking) = (Some(answers(channel.clone()).boxed()).into(), true);
                     }
                     self.turn_away(&PublishError::Busy);
                 }
             }
-        };
-        // What was written and is not confirmed may have been accepted, and nobody can know any more. The answers go
-        // down with the confirms here, which tells those who wait for them just that.
-        drop(confirms);
-        if matches!(end, End::Lost(_)) && !matches!(&*self.state.borrow(), LinkState::Down(_)) {
-            // The connection carries nothing but this channel, and may be the very thing that hangs.
-            self.link.renew();
         }
-        end
     }
 
     /// What a confirm means for its own job; the error is one of the whole channel.
-    fn verdict(&self, confirmed: lapin::Result<Confirmation>) -> Result<Result<(), PublishError>, String> {
+    fn verdict(
+        &self,
+        channel: &Channel,
+        confirmed: lapin::Result<Confirmation>,
+    ) -> Result<Result<(), PublishError>, End> {
         match confirmed {
             Ok(Confirmation::Ack(None)) => Ok(Ok(())),
             Ok(Confirmation::Nack(None)) => Ok(Err(PublishError::Refused)),
@@ -244,10 +295,12 @@ impl Owner {
                 let reason = "a message came back unroutable, so the exchange for unroutable ones does not work";
                 error!(reason, "the broker's topology is broken");
                 self.broken.send_replace(Some(reason.into()));
-                Err(reason.into())
+                Err(End::GivenUp(reason.into()))
             }
-            Ok(Confirmation::NotRequested) => Err("the channel is not in confirm mode".into()),
-            Err(error) => Err(chain(&error)),
+            Ok(Confirmation::NotRequested) => Err(End::GivenUp("the channel is not in confirm mode".into())),
+            // The broker's own end of a channel says nothing against its connection.
+            Err(error) if !channel.status().connected() => Err(End::Lost(chain(&error))),
+            Err(error) => Err(End::GivenUp(chain(&error))),
         }
     }
 }
@@ -256,9 +309,9 @@ impl Owner {
 fn send(
     channel: &Channel,
     exchange: &ShortString,
-    Waiting { job: Outgoing { envelope, body }, answer, .. }: Waiting,
-    burst: u64,
-) -> impl Future<Output = (u64, lapin::Result<Confirmation>, Answer)> + use<> {
+    Outgoing { envelope, body }: Outgoing,
+    number: u64,
+) -> impl Future<Output = (u64, lapin::Result<Confirmation>)> + use<> {
     let (channel, exchange) = (channel.clone(), exchange.clone());
     async move {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -267,38 +320,14 @@ fn send(
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),
         };
-        (burst, confirmed, answer)
+        (number, confirmed)
     }
 }
 
-/// When each burst was written, and how much of it is not confirmed: the oldest tells whether a confirm is late.
-#[derive(Debug, Default)]
-struct Bursts {
-    /// The number of `unconfirmed[0]`.
-    first: u64,
-    unconfirmed: VecDeque<(Instant, usize)>,
-}
-
-impl Bursts {
-    fn wrote(&mut self, count: usize) -> u64 {
-        self.unconfirmed.push_back((Instant::now(), count));
-        self.first + self.unconfirmed.len() as u64 - 1
-    }
-
-    fn confirmed(&mut self, burst: u64) {
-        let index = usize::try_from(burst - self.first).unwrap_or(usize::MAX);
-        if let Some((_, left)) = self.unconfirmed.get_mut(index) {
-            *left -= 1;
-        }
-        while self.unconfirmed.front().is_some_and(|(_, left)| *left == 0) {
-            self.unconfirmed.pop_front();
-            self.first += 1;
-        }
-    }
-
-    fn oldest(&self) -> Option<Instant> {
-        self.unconfirmed.front().map(|(written, _)| *written)
-    }
+/// Whether a channel answers a question that costs nothing. One whose queues hang does; one whose connection hangs does
+/// not.
+async fn answers(channel: Channel) -> bool {
+    matches!(timeout(SIGN_OF_LIFE, channel.basic_qos(0, BasicQosOptions::default())).await, Ok(Ok(())))
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -60,8 +60,9 @@ impl Questions {
         let mut kept = self.channel.lock().await;
         let channel = match kept.take() {
             Some(channel) if channel.status().connected() => channel,
-            _ => match self.link.channel().await {
-                Some(channel) => channel?,
+            // Whoever asks does not wait for a connection, or the question would hold up all others.
+            _ => match self.link.state().connection() {
+                Some(connection) => within(connection.create_channel()).await?,
                 None => return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
             },
         };
@@ -85,7 +86,7 @@ impl Questions {
     pub(super) async fn watch_topology(self: Arc<Self>, names: Names, kinds: Vec<Kind>, broken: Arc<Broken>) {
         let mut unseen: Vec<_> = kinds.iter().map(|kind| names.queue(kind)).collect();
         let mut pauses = Reconnect::new();
-        loop {
+        while self.link.connection().await.is_some() {
             let pause = match self.first_missing(&mut unseen, &names).await {
                 Ok(None) => {
                     pauses.reset();
@@ -121,8 +122,10 @@ impl Questions {
         if !found(self.depth(&unrouted).await)? {
             return Ok(Some(format!("queue {unrouted}")));
         }
-        if !found(self.find_exchange(&unrouted).await)? {
-            return Ok(Some(format!("exchange {unrouted}")));
+        for exchange in [names.jobs(), unrouted] {
+            if !found(self.find_exchange(&exchange).await)? {
+                return Ok(Some(format!("exchange {exchange}")));
+            }
         }
         Ok(None)
     }

@@ -12,6 +12,8 @@ use crate::store::StoreError;
 
 /// How long a whole unit of work may take. sqlx has no timeout of its own: a database that vanished would hang it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection that comes back to the pool may take to answer.
+const ROLLBACK: Duration = Duration::from_secs(2);
 /// How long whoever asks waits for a connection of the pool.
 const ACQUIRE: Duration = Duration::from_secs(3);
 
@@ -71,8 +73,11 @@ impl PgUrl {
             // would write into it and see it vanish.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    connection.execute("ROLLBACK").await?;
-                    Ok(true)
+                    // sqlx waits here for as long as TCP does; a connection that does not answer is dropped instead.
+                    match timeout(ROLLBACK, connection.execute("ROLLBACK")).await {
+                        Ok(done) => done.map(|_| true),
+                        Err(_) => Err(sqlx::Error::PoolTimedOut),
+                    }
                 })
             })
             .connect_lazy_with(self.0.clone())
@@ -126,6 +131,7 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
         sqlx::Error::Encode(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
             return StoreError::Data(error.into());
         }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => return StoreError::NotReached(error.into()),
         _ => return StoreError::Unavailable(error.into()),
     };
     match code.as_bytes() {

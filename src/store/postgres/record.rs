@@ -47,7 +47,7 @@ impl Record for Lane {
                 self.connection = Some(connection);
                 Ok(batch.len() - won)
             }
-            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::NotReached(_))) => Err(error),
             Err(error) => {
                 if bounded(connection.execute("ROLLBACK")).await.is_ok() {
                     self.connection = Some(connection);

@@ -256,16 +256,16 @@ impl Jobs for Sqlite {
         )
     }
 
-    async fn get(&self, tenant: &Tenant, id: Uuid) -> Result<Option<JobRecord>, StoreError> {
+    async fn get(&self, tenant: Option<&Tenant>, id: Uuid) -> Result<Option<JobRecord>, StoreError> {
         let readers = self.database.readers();
         let found = async {
             let row = sqlx::query(concat!(
                 "SELECT ",
                 record_columns!(),
-                ", body, output FROM jobs WHERE id = ? AND tenant = ?"
+                ", body, output FROM jobs WHERE id = ? AND tenant = coalesce(?, tenant)"
             ))
             .bind(id)
-            .bind(tenant.as_str())
+            .bind(tenant.map(Tenant::as_str))
             .fetch_optional(readers)
             .await?;
             let Some(row) = row else { return Ok(None) };

@@ -743,3 +743,51 @@ async fn nothing_is_taken_before_the_queues_of_all_kinds_stand() {
     until("it is taken", async || producer.publish(outgoing(&second())).await.ok()).await;
     assert_eq!(depth(&prefix, &second()).await, 1);
 }
+
+/// Stops the process behind a queue in a broker that is ours alone, or lets it go on: as good as a queue that has lost its
+/// majority.
+fn hang(queue: &str, hangs: bool) -> Option<()> {
+    let rabbitmqctl = std::env::var("WARREN_TEST_RABBITMQCTL").ok()?;
+    let what = if hangs { "suspend" } else { "resume" };
+    let code = format!("sys:{what}(binary_to_existing_atom(<<\"%2F_{queue}\">>, utf8)).");
+    let done = std::process::Command::new(rabbitmqctl).args(["eval", &code]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_hangs_takes_no_jobs_and_holds_up_no_other() {
+    let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
+    until("it takes jobs", async || producer.publish(outgoing(&second())).await.ok()).await;
+    let queue = prefix.names().queue(&first());
+    if hang(&queue, true).is_none() {
+        eprintln!("left out: the broker is not a private one");
+        return;
+    }
+    let producer = Arc::new(producer);
+    let first_one = tokio::spawn({
+        let producer = producer.clone();
+        async move { producer.publish(outgoing(&first())).await }
+    });
+    let until_then = Instant::now() + Duration::from_secs(12);
+    let mut stuck = 0;
+    while Instant::now() < until_then {
+        assert_eq!(
+            producer.publish(outgoing(&second())).await,
+            Ok(()),
+            "jobs of another kind go through all the while"
+        );
+        if first_one.is_finished() {
+            let began = Instant::now();
+            assert_eq!(producer.publish(outgoing(&first())).await, Err(PublishError::Stuck));
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            stuck += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(first_one.await.unwrap(), Err(PublishError::OutcomeUnknown));
+    assert!(stuck > 10, "{stuck}");
+    hang(&queue, false);
+    until("it takes jobs again", async || producer.publish(outgoing(&first())).await.ok()).await;
+    assert_eq!(depth(&prefix, &first()).await, 2, "the one of which nothing was known, and the last");
+}

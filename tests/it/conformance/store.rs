@@ -7,7 +7,9 @@ use uuid::Uuid;
 use warren::{
     clock,
     job::{Completion, Due, Envelope, Key, Kind, State, Tenant, Trace},
-    store::{Filter, JobRecord, Keepsake, Known, MigrateError, Store, StoreError, Transition, sqlite::Sqlite},
+    store::{
+        Filter, JobRecord, Keepsake, Known, MigrateError, Removable, Store, StoreError, Transition, sqlite::Sqlite,
+    },
 };
 
 use crate::harness::{
@@ -106,7 +108,7 @@ async fn record(store: &dyn Store, mut batch: Vec<Completion>) -> usize {
 }
 
 async fn get(store: &dyn Store, id: Uuid) -> JobRecord {
-    store.get(&Tenant::DEFAULT, id).await.unwrap().expect("a row")
+    store.get(Some(&Tenant::DEFAULT), id).await.unwrap().expect("a row")
 }
 
 async fn claim_ids(store: &dyn Store) -> HashSet<Uuid> {
@@ -144,12 +146,12 @@ async fn everything_that_an_envelope_says_is_kept(Fixture { store, .. }: &Fixtur
     };
     // As a failure, because a success needs no trace any more.
     record(store.as_ref(), vec![dead(&full)]).await;
-    let row = store.get(&full.tenant, full.id).await.unwrap().expect("a row");
+    let row = store.get(Some(&full.tenant), full.id).await.unwrap().expect("a row");
     assert_eq!(row.envelope, Envelope { attempt: 3, ..full.clone() });
     let scheduled = Envelope { run: 1, attempt: 0, id: Uuid::from_u128(77), ..full.clone() };
     let job = warren::job::NewJob { parent: Some(full.id), ..new_job(&scheduled, NOW) };
     store.insert(&[job]).await.unwrap();
-    let row = store.get(&full.tenant, scheduled.id).await.unwrap().expect("a row");
+    let row = store.get(Some(&full.tenant), scheduled.id).await.unwrap().expect("a row");
     assert_eq!((row.envelope, row.parent), (scheduled.clone(), Some(full.id)));
     let claimed = store.claim(10, LEASE, &[]).await.unwrap().jobs;
     assert_eq!(claimed.len(), 1);
@@ -246,7 +248,7 @@ async fn the_row_of_another_tenant_is_not_touched(Fixture { store, .. }: &Fixtur
         assert_eq!(record(store.as_ref(), vec![completion]).await, 1);
     }
     assert_eq!(get(store.as_ref(), job.id).await.state, State::Retrying);
-    assert!(store.get(&foreign.tenant, job.id).await.unwrap().is_none());
+    assert!(store.get(Some(&foreign.tenant), job.id).await.unwrap().is_none());
 }
 
 async fn a_batch_is_recorded_whole_and_says_how_many_lost(Fixture { store, .. }: &Fixture) {
@@ -284,7 +286,7 @@ async fn a_row_that_the_store_refuses_harms_no_other_once_it_stands_alone(Fixtur
     let batch = Arc::new(batch);
     let mut lane = store.lane();
     assert!(matches!(lane.record(&batch, 0..2).await, Err(StoreError::Data(_))));
-    assert!(store.get(&Tenant::DEFAULT, good.id).await.unwrap().is_none(), "whole or not at all");
+    assert!(store.get(Some(&Tenant::DEFAULT), good.id).await.unwrap().is_none(), "whole or not at all");
     assert_eq!(lane.record(&batch, place..place + 1).await.unwrap(), 0, "the same lane goes on");
     assert!(matches!(lane.record(&batch, 1 - place..2 - place).await, Err(StoreError::Data(_))));
     assert_eq!(get(store.as_ref(), good.id).await.state, State::Succeeded);
@@ -298,7 +300,7 @@ async fn follow_ups_come_to_be_with_a_success_that_wins_and_with_no_other(Fixtur
     assert_eq!(record(store.as_ref(), vec![success_with(&job, vec![new_job(&second, NOW)])]).await, 1);
     assert_eq!(record(store.as_ref(), vec![winner]).await, 1);
     assert_eq!(claim_ids(store.as_ref()).await, HashSet::from([first.id]));
-    assert!(store.get(&Tenant::DEFAULT, second.id).await.unwrap().is_none());
+    assert!(store.get(Some(&Tenant::DEFAULT), second.id).await.unwrap().is_none());
 }
 
 async fn a_keyed_follow_up_that_is_there_already_is_left_alone(Fixture { store, .. }: &Fixture) {
@@ -579,7 +581,7 @@ async fn dead_letters_are_counted_up_to_a_bound(Fixture { store, .. }: &Fixture)
 }
 
 async fn the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else(Fixture { store, .. }: &Fixture) {
-    assert_eq!(store.oldest_finished().await.unwrap(), None);
+    let started = clock::now();
     let plain = envelope();
     let keyed = Envelope { key: Key::Keyed, ..envelope() };
     let (dead_one, waiting) = (envelope(), envelope());
@@ -591,27 +593,42 @@ async fn the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else(Fi
         vec![with_body, success(&keyed), dead(&dead_one), success(&retried), retry(&waiting, LATER)],
     )
     .await;
-    let oldest = store.oldest_finished().await.unwrap().expect("some are over");
-    let all = oldest..clock::now() + 1_000_000;
-    let before = oldest - 1000..oldest;
+    // A window of a second more, should the database's clock be another one.
+    let all = started - 1_000_000..clock::now() + 1_000_000;
+    let before = started - 3_000_000..started - 2_000_000;
+    let all_but = |keyed, kinds: &[&Kind]| Removable {
+        keyed,
+        kinds: kinds.iter().map(|kind| (*kind).clone()).collect(),
+        only: false,
+    };
     let kind = &plain.kind;
-    assert_eq!(store.strip(kind, Keepsake::Body, before.clone()).await.unwrap(), 0, "an empty window");
-    assert_eq!(store.strip(&crate::harness::jobs::kind("x.y"), Keepsake::Body, all.clone()).await.unwrap(), 0);
-    assert_eq!(store.strip(kind, Keepsake::Body, all.clone()).await.unwrap(), 1);
-    assert_eq!(store.strip(kind, Keepsake::Output, all.clone()).await.unwrap(), 3);
+    assert_eq!(store.strip(kind, Keepsake::Body, before.clone(), 100).await.unwrap(), 0, "an empty window");
+    assert_eq!(store.strip(&crate::harness::jobs::kind("x.y"), Keepsake::Body, all.clone(), 100).await.unwrap(), 0);
+    assert_eq!(store.strip(kind, Keepsake::Body, all.clone(), 100).await.unwrap(), 1);
+    assert_eq!(store.strip(kind, Keepsake::Output, all.clone(), 2).await.unwrap(), 2, "no more than was asked for");
+    assert_eq!(store.strip(kind, Keepsake::Output, all.clone(), 100).await.unwrap(), 1);
     let row = get(store.as_ref(), plain.id).await;
     assert_eq!((row.state, row.body, row.output), (State::Succeeded, None, None));
     assert_eq!(get(store.as_ref(), dead_one.id).await.body.as_deref(), Some(BODY), "a dead letter keeps its bytes");
-    assert_eq!(store.remove(false, before).await.unwrap(), 0);
-    assert_eq!(store.remove(false, all.clone()).await.unwrap(), 2, "the plain one and the retried one");
-    assert!(store.get(&Tenant::DEFAULT, plain.id).await.unwrap().is_none());
+    let unkeyed = all_but(false, &[]);
+    assert_eq!(store.remove(&unkeyed, before, 100).await.unwrap(), 0);
+    assert_eq!(store.remove(&all_but(false, &[kind]), all.clone(), 100).await.unwrap(), 0, "all kinds but this one");
+    assert_eq!(store.remove(&unkeyed, all.clone(), 1).await.unwrap(), 1, "no more than was asked for");
+    let only = Removable { only: true, ..all_but(false, &[kind]) };
+    assert_eq!(store.remove(&only, all.clone(), 100).await.unwrap(), 1, "this kind and no other");
+    assert!(store.get(Some(&Tenant::DEFAULT), plain.id).await.unwrap().is_none());
     for kept in [&keyed, &dead_one, &waiting] {
         get(store.as_ref(), kept.id).await;
     }
-    assert_eq!(store.remove(true, all).await.unwrap(), 1);
+    assert_eq!(store.remove(&all_but(true, &[]), all.clone(), 100).await.unwrap(), 1);
     // Its attempts went with it: the same id again begins with none.
     record(store.as_ref(), vec![success(&retried)]).await;
     assert_eq!(get(store.as_ref(), retried.id).await.attempts, []);
+    // Those of a job that failed at once, too.
+    assert_eq!(store.discard(dead_one.id).await.unwrap(), Transition::Done);
+    assert_eq!(store.remove(&unkeyed, started - 1_000_000..clock::now() + 1_000_000, 100).await.unwrap(), 2);
+    record(store.as_ref(), vec![dead(&Envelope { run: 2, ..dead_one.clone() })]).await;
+    assert_eq!(get(store.as_ref(), dead_one.id).await.attempts.len(), 1);
 }
 
 async fn a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands(

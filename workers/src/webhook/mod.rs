@@ -217,7 +217,7 @@ impl Deliver {
         let response = request.body(body.0).send().await.map_err(classify)?;
         let status = response.status();
         let retry_after = retry_after(response.headers());
-        let answer = beginning(response).await.map_err(classify)?;
+        let answer = beginning(response).await;
         match status {
             status if status.is_success() => Ok(Output {
                 status: status.as_u16(),
@@ -272,6 +272,8 @@ fn classify(error: reqwest::Error) -> Error {
         }
         source = inner.source();
     }
+    // A URL may hold a token, and errors are shown to whoever may see the job.
+    let error = error.without_url();
     if error.is_timeout() {
         Error::TimedOut
     } else if error.is_builder() {
@@ -281,16 +283,17 @@ fn classify(error: reqwest::Error) -> Error {
     }
 }
 
-async fn beginning(mut response: Response) -> Result<String, reqwest::Error> {
+/// How an answer begins. The status has decided by then, so a body that is slow or breaks off is only shorter.
+async fn beginning(mut response: Response) -> String {
     let mut kept = Vec::with_capacity(KEPT_ANSWER);
-    while let Some(chunk) = response.chunk().await? {
+    while let Ok(Some(chunk)) = response.chunk().await {
         let room = KEPT_ANSWER - kept.len();
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if kept.len() == KEPT_ANSWER {
             break;
         }
     }
-    Ok(String::from_utf8_lossy(&kept).into_owned())
+    String::from_utf8_lossy(&kept).into_owned()
 }
 
 /// `Retry-After` as seconds or as a date; what is neither is as if it were not there.

@@ -120,6 +120,29 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
+async fn an_answer_is_judged_by_its_status_even_if_its_body_breaks_off() {
+    let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
+    let output = perform(&worker(), message(&receiver.url(), |_| {})).await.result.expect("it answered 200");
+    assert_eq!((output.status, output.answer.as_str()), (200, "half"));
+    let cut = "HTTP/1.1 410 Gone\r\ncontent-length: 100\r\n\r\nhalf";
+    assert_eq!(fails(cut).await.disposition(), Disposition::DeadLetter);
+}
+
+#[tokio::test]
+async fn an_error_does_not_tell_the_url_which_may_hold_a_token() {
+    let receiver = Receiver::answering("nonsense\r\n\r\n").await;
+    let message = message(&format!("{}?token=hunter2", receiver.url()), |_| {});
+    let error = perform(&worker(), message).await.result.expect_err("it is no HTTP");
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[tokio::test]
 async fn no_answer_is_read_beyond_its_first_kilobyte() {
     // Claims a gigabyte, sends three kilobytes, and never ends.
     let answer = format!("HTTP/1.1 500 x\r\ncontent-length: 1000000000\r\n\r\n{}", "y".repeat(3000));

@@ -1,0 +1,133 @@
+//! What was written on a publishing channel and is not confirmed. Pure.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::publish::Answer;
+use crate::{broker::PublishError, job::Kind};
+
+/// What was written and is not confirmed, in the order in which it was written.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// The number of `entries[0]`.
+    first: u64,
+    entries: VecDeque<Entry>,
+    /// How many entries are not confirmed.
+    owed: usize,
+    /// How many from the beginning have been told that they are late.
+    late: usize,
+    /// How many of each kind are late and not confirmed.
+    stuck: HashMap<Kind, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    written: Instant,
+    kind: Kind,
+    /// Gone once it is answered.
+    answer: Option<Answer>,
+    confirmed: bool,
+}
+
+impl Ledger {
+    /// Takes one in and numbers it.
+    pub(super) fn wrote(&mut self, now: Instant, kind: Kind, answer: Answer) -> u64 {
+        self.entries.push_back(Entry { written: now, kind, answer: Some(answer), confirmed: false });
+        self.owed += 1;
+        self.first + self.entries.len() as u64 - 1
+    }
+
+    /// One was confirmed. Its answer, if it has not been told that it is late.
+    pub(super) fn confirmed(&mut self, number: u64) -> Option<Answer> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let entry = self.entries.get_mut(index).filter(|entry| !entry.confirmed)?;
+        entry.confirmed = true;
+        self.owed -= 1;
+        let answer = entry.answer.take();
+        if answer.is_none()
+            && let Some(stuck) = self.stuck.get_mut(&entry.kind)
+        {
+            *stuck -= 1;
+            if *stuck == 0 {
+                self.stuck.remove(&entry.kind);
+            }
+        }
+        while self.entries.front().is_some_and(|entry| entry.confirmed) {
+            self.entries.pop_front();
+            self.first += 1;
+            self.late = self.late.saturating_sub(1);
+        }
+        answer
+    }
+
+    /// How many are not confirmed.
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// When the oldest that is not confirmed was written.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.entries.front().map(|entry| entry.written)
+    }
+
+    /// When the next one will be late.
+    pub(super) fn next_late(&self, patience: Duration) -> Option<Instant> {
+        self.entries.get(self.late).map(|entry| entry.written + patience)
+    }
+
+    /// Tells those that are late that nobody knows what became of them.
+    pub(super) fn answer_late(&mut self, now: Instant, patience: Duration) {
+        while let Some(entry) = self.entries.get_mut(self.late)
+            && entry.written + patience <= now
+        {
+            self.late += 1;
+            if let Some(answer) = entry.answer.take() {
+                *self.stuck.entry(entry.kind.clone()).or_default() += 1;
+                _ = answer.send(Err(PublishError::OutcomeUnknown));
+            }
+        }
+    }
+
+    /// Whether jobs of this kind are late, so that more of them would be too.
+    pub(super) fn is_stuck(&self, kind: &Kind) -> bool {
+        !self.stuck.is_empty() && self.stuck.contains_key(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn what_is_late_is_told_so_once_and_its_kind_is_stuck_until_it_is_confirmed() {
+        let (slow, quick) = (Kind::new("slow").expect("a kind"), Kind::new("quick").expect("a kind"));
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut ledger = Ledger::default();
+        let write = |ledger: &mut Ledger, at, kind: &Kind| {
+            let (answer, answered) = oneshot::channel();
+            (ledger.wrote(at, kind.clone(), answer), answered)
+        };
+        let (first, mut first_answer) = write(&mut ledger, start, &slow);
+        let (second_one, _kept) = write(&mut ledger, start, &quick);
+        let (third, _kept_too) = write(&mut ledger, start + second, &quick);
+        assert_eq!(ledger.next_late(5 * second), Some(start + 5 * second));
+        assert!(ledger.confirmed(second_one).is_some());
+        ledger.answer_late(start + 5 * second, 5 * second);
+        assert_eq!(first_answer.try_recv(), Ok(Err(PublishError::OutcomeUnknown)));
+        assert_eq!((ledger.is_stuck(&slow), ledger.is_stuck(&quick)), (true, false));
+        assert_eq!(ledger.next_late(5 * second), Some(start + 6 * second), "the next that is not answered");
+        assert_eq!((ledger.owed(), ledger.oldest()), (2, Some(start)));
+        assert!(ledger.confirmed(first).is_none(), "it was answered before");
+        assert!(!ledger.is_stuck(&slow));
+        assert_eq!(ledger.oldest(), Some(start + second));
+        assert!(ledger.confirmed(third).is_some());
+        assert!(ledger.confirmed(third).is_none(), "a number is confirmed once");
+        assert_eq!((ledger.owed(), ledger.oldest(), ledger.next_late(second)), (0, None, None));
+    }
+}

@@ -1,0 +1,106 @@
+//! A job that runs, and the thread that it may be keeping.
+//!
+//! A job's future is polled by threads of the runtime for jobs. One that does not return from a poll keeps its thread for
+//! as long as it likes; when its time is up it is recorded as timed out all the same, and its thread counts as lost until
+//! it comes back.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{
+            AtomicU8, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tokio::task::AbortHandle;
+use warren_workers::context::Control;
+
+use super::executor::Ready;
+
+/// One job that runs.
+pub(super) struct Running {
+    /// Taken by whoever ends it first: its own end, or its timeout. The other comes too late.
+    pub(super) job: Mutex<Option<Ready>>,
+    pub(super) place: usize,
+    pub(super) control: Arc<Control>,
+    pub(super) since: Instant,
+    /// Its task, once it has one.
+    pub(super) task: OnceLock<AbortHandle>,
+    thread: AtomicU8,
+}
+
+/// No thread is in it.
+const NONE: u8 = 0;
+/// A driver polls it for the first time.
+const DRIVER: u8 = 1;
+/// Its own task polls it.
+const TASK: u8 = 2;
+/// Its time was up while a thread was in it.
+const LOST: u8 = 3;
+
+/// Which thread a job had not given back when its time was up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// That of a driver, which will drive no more.
+    Driver,
+    /// That of its own task.
+    Task,
+}
+
+impl Running {
+    pub(super) fn new(job: Ready, place: usize, control: Arc<Control>, since: Instant) -> Self {
+        Self { job: Mutex::new(Some(job)), place, control, since, task: OnceLock::new(), thread: AtomicU8::new(NONE) }
+    }
+
+    /// Its time is up: counts its thread as lost, if one is in it.
+    pub(super) fn give_up_thread(&self, lost: &AtomicUsize) -> Option<Lost> {
+        for (by, kind) in [(DRIVER, Lost::Driver), (TASK, Lost::Task)] {
+            if self.thread.compare_exchange(by, LOST, AcqRel, Acquire).is_ok() {
+                lost.fetch_add(1, Relaxed);
+                return Some(kind);
+            }
+        }
+        None
+    }
+
+    /// True if the thread that leaves it had been given up.
+    fn leave(&self, lost: &AtomicUsize) -> bool {
+        let was_lost = self.thread.swap(NONE, AcqRel) == LOST;
+        if was_lost {
+            lost.fetch_sub(1, Relaxed);
+        }
+        was_lost
+    }
+}
+
+/// A job's future, which knows whether a thread is in it.
+pub(super) struct Watched<F> {
+    pub(super) attempt: F,
+    pub(super) running: Arc<Running>,
+    pub(super) lost: Arc<AtomicUsize>,
+}
+
+impl<F: Future + Unpin> Watched<F> {
+    /// The first poll, by a driver. `Err` if the driver was given up meanwhile.
+    pub(super) fn poll_first(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, Poll<F::Output>> {
+        self.running.thread.store(DRIVER, Release);
+        let polled = Pin::new(&mut self.attempt).poll(cx);
+        if self.running.leave(&self.lost) { Err(polled) } else { Ok(polled) }
+    }
+}
+
+impl<F: Future + Unpin> Future for Watched<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.running.thread.store(TASK, Release);
+        let polled = Pin::new(&mut self.attempt).poll(cx);
+        self.running.leave(&self.lost);
+        polled
+    }
+}
