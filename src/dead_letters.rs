@@ -29,6 +29,17 @@ pub enum DecideError {
         "job {0} is not a job that can run: its bytes are {1}. Mend the sender, send it anew, and discard this one"
     )]
     NotReplayable(Uuid, String),
+    /// It is over.
+    #[error("job {id} is over, it is {state}: a dead letter is replayed with `warren dead replay`")]
+    Over {
+        /// Which job.
+        id: Uuid,
+        /// Where it stands.
+        state: State,
+    },
+    /// Its bytes are in the broker alone.
+    #[error("job {0} cannot be published once more: its body is not in the database")]
+    NoBody(Uuid),
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -37,6 +48,16 @@ pub enum DecideError {
 /// Gives a dead letter another life: due now, its attempts counted from 0.
 pub async fn replay(store: &(impl Jobs + ?Sized), id: Uuid) -> Result<(), DecideError> {
     decided(id, store.replay(id).await?)
+}
+
+/// Publishes a job once more that is not over; whatever is under way of it counts no more.
+pub async fn requeue(store: &(impl Jobs + ?Sized), id: Uuid) -> Result<(), DecideError> {
+    match store.requeue(id).await? {
+        Transition::Done => Ok(()),
+        Transition::Unknown => Err(DecideError::Unknown(id)),
+        Transition::Refused { state, .. } if !state.is_terminal() => Err(DecideError::NoBody(id)),
+        Transition::Refused { state, .. } => Err(DecideError::Over { id, state }),
+    }
 }
 
 /// Drops a dead letter for good.

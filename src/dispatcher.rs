@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::{Outgoing, Publish, PublishError},
+    crash_point,
     job::{Kind, chain},
     retry::{self, Reconnect},
     store::{Claim, Claimed, Due, StoreError},
@@ -89,7 +90,9 @@ impl Dispatcher {
             return Ok(Step::Wait(wait.clamp(Duration::from_millis(1), LOOK)));
         }
         let (full, lapses) = (jobs.len() >= BATCH, now + RELIED_UPON);
+        crash_point!("dispatcher: claimed, not published");
         let mut outcome = self.publish(jobs).await;
+        crash_point!("dispatcher: published, not noted");
         if !outcome.published.is_empty() {
             // In the order in which lanes write the same rows: they never wait for each other in a circle.
             outcome.published.sort_unstable();

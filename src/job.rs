@@ -122,7 +122,7 @@ pub struct Envelope {
     /// Whether the id was made from a key.
     pub key: Key,
     /// Whether it is under suspicion of killing the process that runs it.
-    pub suspect: bool,
+    pub suspicion: Suspicion,
     /// When it was accepted.
     pub created_at: Micros,
     /// W3C trace context, handed through.
@@ -142,9 +142,41 @@ impl Envelope {
             source: None,
             root: None,
             key: Key::None,
-            suspect: false,
+            suspicion: Suspicion::None,
             created_at,
             trace: None,
+        }
+    }
+}
+
+/// Whether a job is under suspicion of killing the process that runs it. One that is runs alone, in a process of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Suspicion {
+    /// No.
+    #[default]
+    None,
+    /// It has come back from the broker too often.
+    Suspected,
+    /// Its last run killed the process that ran it.
+    Crashed,
+}
+
+impl Suspicion {
+    /// As it stands in both stores and in headers.
+    pub const fn as_number(self) -> i16 {
+        match self {
+            Self::None => 0,
+            Self::Suspected => 1,
+            Self::Crashed => 2,
+        }
+    }
+
+    /// Reads what [`Suspicion::as_number`] wrote; what nobody wrote is a suspicion too.
+    pub const fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::None,
+            2 => Self::Crashed,
+            _ => Self::Suspected,
         }
     }
 }
@@ -277,8 +309,26 @@ pub enum Outcome {
         delay: Duration,
         /// What went wrong.
         failure: Failure,
+        /// What it is now suspected of.
+        suspicion: Suspicion,
     },
-    /// To be tried again, without a failure: a snooze, or a version that this build does not read.
+    /// To wait until something has changed, each time longer, and to be given up after too long.
+    Parked {
+        /// Why, as a stable code.
+        reason: Cow<'static, str>,
+        /// The same, for people.
+        text: String,
+        /// How long.
+        parking: Parking,
+        /// What it is now suspected of.
+        suspicion: Suspicion,
+    },
+    /// Called off.
+    Cancelled {
+        /// Whether it had run by then.
+        ran: bool,
+    },
+    /// To be tried again, without a failure.
     Snooze {
         /// From the database's now.
         delay: Duration,
@@ -291,6 +341,20 @@ pub enum Outcome {
         failure: Failure,
     },
 }
+
+/// How long a job is parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parking {
+    /// The first time.
+    pub first: Duration,
+    /// At most: it is parked for as long again as it has been parked so far.
+    pub longest: Duration,
+    /// For how long in all, before it is given up.
+    pub limit: Duration,
+}
+
+/// The reason of a job that was called off before it ran, and of one that had run by then.
+pub const CANCELLED: [&str; 2] = ["cancelled_before_start", "cancelled_after_start"];
 
 /// What a completion makes of its job's row.
 #[derive(Debug, Clone, Copy)]
@@ -311,6 +375,10 @@ pub struct After<'a> {
     pub reason: Option<&'a str>,
     /// What it asked for.
     pub follow_ups: &'a [NewJob],
+    /// What it is suspected of.
+    pub suspicion: Suspicion,
+    /// How long it is parked, which only the row can tell.
+    pub parking: Option<Parking>,
 }
 
 impl Completion {
@@ -326,20 +394,35 @@ impl Completion {
             failure: None,
             reason: None,
             follow_ups: &[],
+            suspicion: Suspicion::None,
+            parking: None,
         };
         match &self.outcome {
             Outcome::Succeeded { output, follow_ups } => {
                 After { output: Some(output.as_slice()).filter(|output| !output.is_empty()), follow_ups, ..plain }
             }
-            Outcome::Retry { delay, failure } => After {
+            Outcome::Retry { delay, failure, suspicion } => After {
                 state: State::Retrying,
                 run: run + 1,
                 attempt: attempt.saturating_add(1),
                 delay: Some(*delay),
                 failure: Some(failure),
                 reason: Some(&failure.code),
+                suspicion: *suspicion,
                 ..plain
             },
+            Outcome::Parked { reason, parking, suspicion, .. } => After {
+                state: State::Retrying,
+                run: run + 1,
+                delay: Some(parking.first),
+                reason: Some(reason),
+                suspicion: *suspicion,
+                parking: Some(*parking),
+                ..plain
+            },
+            Outcome::Cancelled { ran } => {
+                After { state: State::Cancelled, reason: Some(CANCELLED[usize::from(*ran)]), ..plain }
+            }
             Outcome::Snooze { delay, reason } => {
                 After { state: State::Retrying, run: run + 1, delay: Some(*delay), reason: Some(reason), ..plain }
             }
@@ -351,6 +434,13 @@ impl Completion {
                 ..plain
             },
         }
+    }
+
+    /// The same, called off, if its id is among these (which are sorted).
+    pub(crate) fn called_off(&self, met: &[Uuid]) -> Option<Self> {
+        met.binary_search(&self.envelope.id).ok()?;
+        let ran = !matches!(self.outcome, Outcome::Cancelled { ran: false });
+        Some(Self { envelope: self.envelope.clone(), body: None, outcome: Outcome::Cancelled { ran } })
     }
 
     /// Whether this does nothing but store a success, of which nobody needs to know whether it won the fence.

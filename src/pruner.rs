@@ -115,7 +115,11 @@ impl Pruner {
     /// Works until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            if let Err(error) = self.catch_up(&stop).await {
+            let done = match self.catch_up(&stop).await {
+                Ok(()) => self.store.forget().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
                 warn!(error = chain(&error), "the pruner cannot reach the database");
             }
             tokio::select! {

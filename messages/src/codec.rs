@@ -285,11 +285,13 @@ fn scan_json(text: &[u8]) -> Found {
 
 /// Says where the integer is that takes more than 64 bits.
 fn long_integer(text: &[u8]) -> DecodeError {
+    // Whether it is JSON at all is asked first.
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(text) {
+        return malformed(text, &error);
+    }
     let mut reader = serde_json::Deserializer::from_slice(text);
     match serde_path_to_error::deserialize::<_, Exact>(&mut reader) {
-        Err(error) if error.inner().is_data() => unfit(&error),
-        // It is no JSON in the first place.
-        Err(error) => malformed(text, error.inner()),
+        Err(error) => unfit(&error),
         Ok(_) => DecodeError::Unfit(Invalid::new("", "bad_value", "an integer has at most 64 bits")),
     }
 }

@@ -22,6 +22,9 @@ pub struct Probe {
     /// How the job ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fate: Fate,
+    /// How many empty probes it asks for as follow-up jobs. At most 100.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub follow_ups: u16,
 }
 
 /// How a probe ends.
@@ -49,6 +52,7 @@ pub enum Fate {
 const MAX_PAYLOAD_BYTES: u32 = 700_000;
 const MAX_WORK_MS: u32 = 600_000;
 const MAX_FAIL_ATTEMPTS: u16 = 100;
+const MAX_FOLLOW_UPS: u16 = 100;
 
 impl Message for Probe {
     const KIND: &'static str = "warren.probe";
@@ -64,6 +68,7 @@ impl Message for Probe {
         at_most("/payload_bytes", self.payload_bytes, MAX_PAYLOAD_BYTES);
         at_most("/work_ms", self.work_ms, MAX_WORK_MS);
         at_most("/fail_attempts", self.fail_attempts.into(), MAX_FAIL_ATTEMPTS.into());
+        at_most("/follow_ups", self.follow_ups.into(), MAX_FOLLOW_UPS.into());
         invalid.into_result()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Ids, StartError, ids};
 use crate::{
-    broker::{Observe, Publish, Subscribe, embedded::Embedded, rabbitmq},
+    broker::{Leftovers, Observe, Publish, Subscribe, embedded::Embedded, rabbitmq},
     config::{Config, Servers},
     job::{Kind, chain},
     sqlite::{Database, Use},
@@ -80,6 +80,14 @@ impl Engine {
         match self {
             Self::Servers { servers, .. } => Arc::new(rabbitmq::Consumer::open(&servers.broker)),
             Self::Embedded { broker, .. } => broker.clone(),
+        }
+    }
+
+    /// What the broker could not deliver, if it is one that gives anything up; on a connection of its own.
+    pub fn leftovers(&self) -> Option<Arc<dyn Leftovers>> {
+        match self {
+            Self::Servers { servers, .. } => Some(Arc::new(rabbitmq::Consumer::open(&servers.broker))),
+            Self::Embedded { .. } => None,
         }
     }
 

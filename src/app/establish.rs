@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{Engine, StartError};
+use super::{
+    Engine, StartError,
+    ids::{DEDUP, TAG},
+};
 use crate::{
     broker::rabbitmq::{self, topology::TopologyError},
     clock,
@@ -144,8 +147,6 @@ impl Check {
 
 /// Whether this process makes the same ids as the others of its installation. One that does not is not ready.
 async fn check_secrets(store: &dyn Store, ours: &Fingerprints, health: &Health) -> Result<(), StoreError> {
-    const DEDUP: &str = "id.dedup_key";
-    const TAG: &str = "id.tag_key";
     store.settle_value(SINCE, &clock::now().to_string()).await?;
     let Some(newest) = ours.tags.first() else { return Ok(()) };
     let dedup = store.settle_value(DEDUP, &ours.dedup).await?;

@@ -15,6 +15,10 @@ use crate::{config, id};
 /// The name of the file in an embedded installation's folder.
 const FILE: &str = "ids.toml";
 
+/// Under which their fingerprints stand in the database.
+pub(super) const DEDUP: &str = "id.dedup_key";
+pub(super) const TAG: &str = "id.tag_key";
+
 /// The secrets behind ids.
 pub type Ids = config::Ids;
 

@@ -3,17 +3,22 @@
 //! Everything else speaks of ports. Here it is decided whether a broker is RabbitMQ or a table, and in which order the
 //! parts of a process come and go.
 
+mod doctor;
 mod engine;
 mod establish;
+mod heartbeat;
 mod ids;
+mod queues;
 mod up;
 
 use std::path::PathBuf;
 
 pub use self::{
+    doctor::{Finding, Grade, doctor},
     engine::{Engine, open_store},
     establish::{Checked, establish},
     ids::{Ids, generate as generate_ids, to_toml as ids_to_toml},
+    queues::{QueueView, queues},
     up::{Ready, Roles, up},
 };
 use crate::{broker::rabbitmq::topology::TopologyError, sqlite::OpenError, store::MigrateError, telemetry};

@@ -1,6 +1,6 @@
 //! `warren up`: starts the roles of a process, and ends them in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -8,18 +8,24 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Engine, StartError, engine::WayIn, establish};
+use super::{
+    Engine, StartError,
+    engine::WayIn,
+    establish,
+    heartbeat::{Counted, Heart},
+};
 use crate::{
     admin::{self, Admin},
-    broker::{Observe, Publish, Subscribe},
+    broker::{Leftovers, Observe, Publish, Subscribe},
     config::Config,
     dispatcher::Dispatcher,
     gateway::{Gateway, serve},
     health::{Condition, Health},
     id::Minter,
     job::{Kind, State},
+    keeper::Keeper,
     pruner::{Pruner, longest_unkeyed},
-    runtime::{self, Runtime, registry::Registry},
+    runtime::{self, Runtime, children::ChildCommand, registry::Registry},
     store::Store,
     telemetry::{BROKER_CONNECTED, DEAD_LETTERS, QUEUE_DEPTH},
 };
@@ -58,9 +64,18 @@ impl Roles {
         match self {
             // It accepts what is due at once with no database, and must not be taken out of a load balancer for that.
             Self { gateway: true, worker: false, dispatcher: false, .. } => &["database", "schema"],
-            Self { gateway: false, worker: false, dispatcher: false, .. } => &["topology"],
             _ => &[],
         }
+    }
+
+    fn names(self) -> Vec<&'static str> {
+        let all = [
+            (self.gateway, "gateway"),
+            (self.worker, "worker"),
+            (self.dispatcher, "dispatcher"),
+            (self.keeper, "keeper"),
+        ];
+        all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
     }
 
     /// Where health and metrics of these roles are, if nobody says otherwise: roles on one machine do not meet.
@@ -72,6 +87,12 @@ impl Roles {
             _ => 8081,
         };
         SocketAddr::from(([127, 0, 0, 1], port))
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names().join(" "))
     }
 }
 
@@ -91,6 +112,7 @@ pub async fn up(
     config: Config,
     registry: Registry,
     roles: Roles,
+    child: ChildCommand,
     metrics: PrometheusHandle,
     stop: CancellationToken,
     ready: impl FnOnce(&Ready),
@@ -120,7 +142,14 @@ pub async fn up(
     let mut process = Process { stop: CancellationToken::new(), http: CancellationToken::new(), tasks: JoinSet::new() };
     let store = engine.store();
     let way_in = (roles.gateway || roles.dispatcher).then(|| engine.way_in(&kinds));
-    let mut watched = Watched { store: store.clone(), publish: None, subscribe: None, observe: None, kinds };
+    let mut watched =
+        Watched { store: store.clone(), publish: None, subscribe: None, leftovers: None, observe: None, kinds };
+    let mut heart = Heart { store: store.clone(), roles, published: None, at_work: None };
+    let way_in = way_in.map(|WayIn { publish, observe }| {
+        let counted = Arc::new(Counted::new(publish));
+        heart.published = Some(counted.clone());
+        WayIn { publish: counted, observe }
+    });
     if let (Some(listener), Some(WayIn { publish, .. })) = (gateway_listener, &way_in) {
         let remembered = longest_unkeyed(&registry, config.retention);
         let gateway = Gateway::new(registry.clone(), publish.clone(), store.clone(), minter.clone(), remembered);
@@ -137,16 +166,23 @@ pub async fn up(
     let mut runtime = None;
     if roles.worker {
         let way_out = engine.way_out();
-        let settings = runtime::Settings { hold: config.hold };
+        let settings =
+            runtime::Settings { hold: config.hold, unknown_version: config.unknown_version, children: Some(child) };
         let started = Runtime::start(&registry, way_out.as_ref(), store.clone(), minter, health.clone(), settings);
         runtime =
             Some(started.map_err(|source| StartError::SetUp { what: "the runtime for jobs", source: source.into() })?);
         watched.subscribe = Some(way_out);
+        heart.at_work = runtime.as_ref().map(|runtime| Box::new(runtime.at_work()) as Box<_>);
     }
     if roles.keeper {
+        if let Some(leftovers) = engine.leftovers() {
+            process.tasks.spawn(Keeper::new(store.as_ref(), leftovers.clone()).run(process.stop.clone()));
+            watched.leftovers = Some(leftovers);
+        }
         let pruner = Pruner::new(store.clone(), &registry, config.retention);
         process.tasks.spawn(pruner.run(process.stop.clone()));
     }
+    process.tasks.spawn(heart.beat(process.stop.clone()));
     let pages = admin::routes(Admin { health: health.clone(), metrics: metrics.clone() });
     process.tasks.spawn(serve::serve(admin_listener, pages, process.stop.clone()));
     for task in [watched.watch(health.clone(), metrics).boxed(), feed_watchdog().boxed()] {
@@ -212,6 +248,7 @@ struct Watched {
     store: Arc<dyn Store>,
     publish: Option<Arc<dyn Publish>>,
     subscribe: Option<Arc<dyn Subscribe>>,
+    leftovers: Option<Arc<dyn Leftovers>>,
     observe: Option<Arc<dyn Observe>>,
     kinds: Vec<Kind>,
 }
@@ -243,6 +280,7 @@ impl Watched {
         for (part, broker) in [
             ("broker in", self.publish.as_ref().map(|publish| publish.health())),
             ("broker out", self.subscribe.as_ref().map(|subscribe| subscribe.health())),
+            ("broker leftovers", self.leftovers.as_ref().map(|leftovers| leftovers.health())),
         ] {
             if let Some(broker) = broker {
                 connected &= broker.is_ok();

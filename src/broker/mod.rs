@@ -107,6 +107,8 @@ pub struct Delivery {
 pub struct BadEnvelope {
     /// The id of the dead letter that it becomes: made from the message, since it has none to be believed.
     pub id: Uuid,
+    /// The kind of the queue that it was in, or that it was published for.
+    pub kind: Kind,
     /// What is wrong with it.
     pub problem: String,
 }
@@ -131,6 +133,18 @@ pub trait Subscribe: Send + Sync {
     /// Begins to give out jobs of one kind, at most `prefetch` at a time that are not settled. Returns at once; a
     /// broker that is away is waited for.
     fn subscribe(&self, kind: &Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Arc<dyn Subscription>;
+
+    /// Whether there is a broker to give anything out; if not, why.
+    fn health(&self) -> Result<(), String>;
+}
+
+/// What a broker could not deliver, for whoever keeps it.
+pub trait Leftovers: Send + Sync {
+    /// Begins to give out what the broker has given up after too many deliveries.
+    fn given_up(&self, sink: Arc<dyn Sink>) -> Arc<dyn Subscription>;
+
+    /// Begins to give out what no queue was bound for.
+    fn unrouted(&self, sink: Arc<dyn Sink>) -> Arc<dyn Subscription>;
 
     /// Whether there is a broker to give anything out; if not, why.
     fn health(&self) -> Result<(), String>;

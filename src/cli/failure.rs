@@ -95,7 +95,10 @@ impl From<DecideError> for Failure {
         let text = chain(&error);
         match error {
             DecideError::Unknown(_) => Self::NotFound(text),
-            DecideError::NotDead { .. } | DecideError::NotReplayable(..) => Self::Refused(text),
+            DecideError::NotDead { .. }
+            | DecideError::NotReplayable(..)
+            | DecideError::Over { .. }
+            | DecideError::NoBody(_) => Self::Refused(text),
             DecideError::Store(error) => error.into(),
         }
     }

@@ -1,16 +1,17 @@
 //! `warren job`
 
-use std::io::Read as _;
+use std::{collections::HashMap, io::Read as _, time::Duration};
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{Ask, Failure, gateway::Gateway, output};
 use crate::{
-    app,
+    app, dead_letters,
     gateway::status::JobView,
-    job::{Kind, State},
-    store::Filter,
+    job::{Kind, Micros, State},
+    store::{Cancelled, Filter},
 };
 
 /// Send jobs and see what became of them.
@@ -25,6 +26,22 @@ pub(super) enum Job {
     },
     /// List jobs that have a row, the newest first
     List(List),
+    /// Call one off: at once if nobody has it, else as soon as someone meets it
+    Cancel {
+        /// Its id
+        id: Uuid,
+    },
+    /// Publish one once more that is not over; whatever is under way of it counts no more
+    Requeue {
+        /// Its id
+        id: Uuid,
+    },
+    /// Show jobs as they end, until it is interrupted
+    Tail {
+        /// Only of this kind
+        #[arg(long)]
+        kind: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -81,7 +98,59 @@ impl Job {
                 let kind = kind.as_deref().map(parse_kind).transpose()?;
                 list(ask, Filter { kind, state, limit, ..Filter::default() }).await
             }
+            Self::Cancel { id } => cancel(ask, id).await,
+            Self::Requeue { id } => {
+                let store = app::open_store(&ask.config()?).await?;
+                dead_letters::requeue(store.as_ref(), id).await?;
+                output::print(ask.output, &json!({ "id": id, "state": State::Scheduled }), || {
+                    format!("{id} is due again, now")
+                });
+                Ok(())
+            }
+            Self::Tail { kind } => tail(ask, kind.as_deref().map(parse_kind).transpose()?).await,
         }
+    }
+}
+
+async fn cancel(ask: Ask, id: Uuid) -> Result<(), Failure> {
+    let store = app::open_store(&ask.config()?).await?;
+    let state = match store.cancel(None, id, true).await? {
+        Cancelled::Done | Cancelled::Over(State::Cancelled) => State::Cancelled.as_str(),
+        Cancelled::Requested => "cancel_requested",
+        Cancelled::Over(state) => {
+            return Err(Failure::Refused(format!("job {id} is over, it is {state}: nothing is left to call off")));
+        }
+        Cancelled::Unknown => return Err(Failure::NotFound(format!("there is no job {id}"))),
+    };
+    output::print(ask.output, &json!({ "id": id, "state": state }), || match state {
+        "cancelled" => format!("{id} is cancelled"),
+        _ => format!("{id} is called off as soon as someone meets it"),
+    });
+    Ok(())
+}
+
+/// How often it is looked for more.
+const TAIL_EVERY: Duration = Duration::from_millis(500);
+/// A commit comes into sight after the time that it bears.
+const TAIL_OVERLAP: Micros = 5_000_000;
+
+async fn tail(ask: Ask, kind: Option<Kind>) -> Result<(), Failure> {
+    let store = app::open_store(&ask.config()?).await?;
+    let began = store.now().await?;
+    let (mut last, mut shown) = (began, HashMap::<Uuid, Micros>::new());
+    loop {
+        let ended = store.ended((last - TAIL_OVERLAP).max(began), kind.as_ref(), 10_000).await?;
+        for record in ended {
+            let at = record.finished_at.unwrap_or(last);
+            last = last.max(at);
+            // A dead letter that is replayed ends once more.
+            if shown.insert(record.envelope.id, at) != Some(at) {
+                let view = JobView::of(record, false);
+                output::line(ask.output, &view, || output::ended(&view));
+            }
+        }
+        shown.retain(|_, at| *at > last - 2 * TAIL_OVERLAP);
+        tokio::time::sleep(TAIL_EVERY).await;
     }
 }
 

@@ -2,14 +2,18 @@
 
 mod config;
 mod dead;
+mod doctor;
 mod failure;
 mod gateway;
 mod job;
 mod migrate;
 mod output;
+mod perform;
 mod probe;
+mod queue;
 mod topology;
 mod up;
+mod worker;
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
@@ -70,6 +74,14 @@ enum Verb {
     /// See and declare what must stand in the broker
     #[command(subcommand)]
     Topology(topology::Topology),
+    /// See what waits where
+    #[command(subcommand)]
+    Queue(queue::Queue),
+    /// See what runs where
+    #[command(subcommand)]
+    Worker(worker::Worker),
+    /// Look the installation over: what is wrong with it, and what mends it
+    Doctor,
     /// Bring the database's schema up to date
     Migrate,
     /// Send one job through a running installation and time every step
@@ -77,6 +89,9 @@ enum Verb {
     /// Check the configuration, and make secrets for it
     #[command(subcommand)]
     Config(config::Config),
+    /// Perform one job that standard input tells of; a worker runs it so
+    #[command(hide = true)]
+    Perform,
 }
 
 /// What every verb may need.
@@ -155,8 +170,12 @@ async fn run(ask: Ask, verb: Verb) -> Result<(), Failure> {
         Verb::Job(job) => job.run(ask).await,
         Verb::Dead(dead) => dead.run(ask).await,
         Verb::Topology(topology) => topology.run(ask).await,
+        Verb::Queue(queue) => queue.run(ask).await,
+        Verb::Worker(worker) => worker.run(ask).await,
+        Verb::Doctor => doctor::run(ask).await,
         Verb::Migrate => migrate::run(ask).await,
         Verb::Probe(probe) => probe.run(ask).await,
         Verb::Config(config) => config.run(&ask),
+        Verb::Perform => tokio::task::block_in_place(|| perform::run(&ask)),
     }
 }

@@ -16,6 +16,21 @@ pub(super) fn print<T: Serialize>(output: Output, value: &T, for_people: impl Fn
     }
 }
 
+/// Prints one of many: a line of JSON, or a line for people.
+pub(super) fn line<T: Serialize>(output: Output, value: &T, for_people: impl FnOnce() -> String) {
+    match output {
+        Output::Json => println!("{}", serde_json::to_string(value).unwrap_or_default()),
+        Output::Table => println!("{}", clean(&for_people())),
+    }
+}
+
+/// A job that has ended, on one line.
+pub(super) fn ended(job: &JobView) -> String {
+    let kind = job.kind.as_deref().unwrap_or("-");
+    let why = job.reason.as_deref().map_or(String::new(), |reason| format!("  {reason}"));
+    format!("{}  {}  {kind}  {}{why}", instant(job.finished_at), job.id, job.state)
+}
+
 /// A table without lines.
 pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();

@@ -1,12 +1,14 @@
 //! `warren up`
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ffi::OsString};
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 use super::{Ask, Failure};
 use crate::{
     app::{self, Ready, Roles},
+    config::Flags,
+    runtime::children::ChildCommand,
     shutdown, telemetry,
 };
 
@@ -32,7 +34,7 @@ enum Role {
     Worker,
     /// Publishes jobs whose time has come
     Dispatcher,
-    /// Removes what is kept no longer
+    /// Keeps what the broker could not deliver, and removes what is kept no longer
     Keeper,
 }
 
@@ -45,7 +47,7 @@ impl Up {
         let metrics = telemetry::init_metrics().map_err(app::StartError::from)?;
         let stop = shutdown::on_signals().map_err(|error| Failure::Failed(format!("no signals: {error}")))?;
         let roles = roles(&self.roles.into_iter().collect());
-        app::up(config, registry, roles, metrics, stop, announce).await?;
+        app::up(config, registry, roles, child(&ask.flags), metrics, stop, announce).await?;
         Ok(())
     }
 }
@@ -58,6 +60,17 @@ fn roles(named: &BTreeSet<Role>) -> Roles {
         dispatcher: has(Role::Dispatcher),
         keeper: has(Role::Keeper),
     }
+}
+
+/// This very program, even when another one has taken its place on the disk, with the same configuration.
+fn child(flags: &Flags) -> ChildCommand {
+    let mut arguments: Vec<OsString> = vec!["perform".into()];
+    for (flag, value) in [("--config", &flags.config), ("--data-dir", &flags.data_dir)] {
+        if let Some(value) = value {
+            arguments.extend([flag.into(), value.into()]);
+        }
+    }
+    ChildCommand { program: "/proc/self/exe".into(), arguments }
 }
 
 /// Where everything is, and a line to try.

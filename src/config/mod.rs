@@ -55,6 +55,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long a worker holds jobs that have not started while the database is away.
     pub hold: Duration,
+    /// How long a job waits for a build that reads its version.
+    pub unknown_version: Duration,
     /// How long rows are kept.
     pub retention: Retention,
     /// Outgoing webhooks.
@@ -268,6 +270,9 @@ fn read(layers: &mut Layers) -> Config {
         ids: ids(layers),
         drain: layers.duration(&["worker", "drain"], Duration::ZERO..=MAX_TIMEOUT).unwrap_or_default(),
         hold: layers.duration(&["worker", "hold"], Duration::from_secs(10)..=MAX_TIMEOUT).unwrap_or_default(),
+        unknown_version: layers
+            .duration(&["worker", "unknown_version"], Duration::from_secs(1)..=YEAR)
+            .unwrap_or_default(),
         retention: Retention {
             unkeyed: layers.duration(&["retention", "unkeyed"], DAY..=YEAR * 10).unwrap_or(DAY),
             keyed: layers.duration(&["retention", "keyed"], DAY * 30..=YEAR * 10).unwrap_or(DAY * 30),

@@ -4,18 +4,20 @@
 //! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
+mod batch;
 pub mod problem;
 mod recent;
 mod request;
 pub mod serve;
 pub mod status;
 pub mod submit;
+mod wait;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, Request, State as Shared},
+    extract::{Path, RawQuery, Request, State as Shared},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -29,43 +31,48 @@ use self::{
     recent::Recent,
     status::JobView,
     submit::{Submission, Submitted},
+    wait::Waiters,
 };
 use crate::{
     broker::Publish,
     id::Minter,
     job::{Kind, Micros, State, Tenant},
     runtime::registry::Registry,
-    store::Jobs,
+    store::Store,
 };
 
 /// Takes jobs over HTTP.
 pub struct Gateway {
     registry: Registry,
     broker: Arc<dyn Publish>,
-    store: Arc<dyn Jobs>,
+    store: Arc<dyn Store>,
     minter: Arc<Minter>,
     recent: Recent,
+    waiters: Waiters,
     /// How long a job without a key is remembered.
     remembered: Micros,
 }
 
 impl Gateway {
-    /// A gateway for these kinds. A job without a key that has no row and is older than `remembered` is over.
+    /// A gateway for these kinds. A job without a key that has no row and is older than `remembered` is over. Must be called within a tokio
+    /// runtime.
     pub fn new(
         registry: Registry,
         broker: Arc<dyn Publish>,
-        store: Arc<dyn Jobs>,
+        store: Arc<dyn Store>,
         minter: Arc<Minter>,
         remembered: Duration,
     ) -> Self {
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
-        Self { registry, broker, store, minter, recent: Recent::default(), remembered }
+        let waiters = Waiters::new(store.clone());
+        Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered }
     }
 
     /// Its routes.
     pub fn routes(self) -> Router {
         Router::new()
-            .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one))
+            .route("/v1/jobs", post(submit_many))
+            .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
             .route("/", get(index))
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
@@ -92,6 +99,7 @@ async fn submit_one(
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
+    let wait = request::prefer_wait(headers)?;
     let body = request::read_body(body).await?;
     let submission = Submission {
         tenant: Tenant::DEFAULT,
@@ -104,15 +112,54 @@ async fn submit_one(
         trace: request::trace(headers),
     };
     let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
-    let mut response = (StatusCode::ACCEPTED, Json(Answer { id, kind, state, replayed, late })).into_response();
+    let ended = match wait {
+        Some(at_most) => gateway.ended(&Tenant::DEFAULT, id, at_most).await,
+        None => None,
+    };
+    let mut response = match ended {
+        Some(job) => (StatusCode::OK, [("preference-applied", "wait")], Json(job)).into_response(),
+        None => (StatusCode::ACCEPTED, Json(Answer { id, kind, state, replayed, late })).into_response(),
+    };
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
         response.headers_mut().insert(LOCATION, location);
     }
     Ok(response)
 }
 
-async fn show_one(Shared(gateway): Shared<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<JobView>, Problem> {
-    gateway.status(&Tenant::DEFAULT, &id).await.map(Json)
+async fn submit_many(Shared(gateway): Shared<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    gateway.submit_many(Tenant::DEFAULT, &head.headers, body).await
+}
+
+async fn show_one(
+    Shared(gateway): Shared<Arc<Gateway>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<JobView>, Problem> {
+    let wait = request::query_wait(query.as_deref())?;
+    let job = gateway.status(&Tenant::DEFAULT, &id).await?;
+    Ok(Json(match wait {
+        Some(at_most) if !job.state.is_terminal() => {
+            gateway.waiters.wait(job.id, at_most).await;
+            gateway.status(&Tenant::DEFAULT, &id).await?
+        }
+        _ => job,
+    }))
+}
+
+#[derive(Serialize)]
+struct CancelAnswer {
+    id: Uuid,
+    state: &'static str,
+}
+
+async fn cancel_one(Shared(gateway): Shared<Arc<Gateway>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let (id, at_once) = gateway.cancel(&Tenant::DEFAULT, &id).await?;
+    Ok(if at_once {
+        Json(CancelAnswer { id, state: State::Cancelled.as_str() }).into_response()
+    } else {
+        (StatusCode::ACCEPTED, Json(CancelAnswer { id, state: "cancel_requested" })).into_response()
+    })
 }
 
 #[derive(Serialize)]

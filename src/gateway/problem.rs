@@ -39,6 +39,18 @@ pub struct Problem {
     close: bool,
 }
 
+/// A problem of one item among many.
+#[derive(Debug, Clone, Serialize)]
+pub struct Item {
+    status: u16,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldProblem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<uuid::Uuid>,
+}
+
 /// The body of a problem.
 #[derive(Serialize)]
 struct ProblemBody<'a> {
@@ -71,6 +83,17 @@ impl Problem {
     /// The same, with the connection closed after it: the rest of the request is not read.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
+    }
+
+    /// The same, of one item among many.
+    pub fn item(self) -> Item {
+        let Self { status, code, detail, errors, job, .. } = self;
+        Item { status: status.as_u16(), code, detail, errors, job }
+    }
+
+    /// The same once more.
+    pub fn again(&self) -> Self {
+        Self { errors: self.errors.clone(), ..Self::new(self.status, self.code, self.detail.clone()) }
     }
 
     /// The same, about a job.

@@ -58,24 +58,32 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Probl
     const NAME: &str = "idempotency-key";
     let mut given = headers.get_all(NAME).iter();
     let Some(key) = given.next() else { return Ok(None) };
-    let key =
-        key.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
-    match (key, given.next()) {
-        (Some(key), None) => Ok(Some(key)),
-        (Some(_), Some(_)) => {
-            Err(Problem::field("bad_idempotency_key", "", "there are two Idempotency-Key headers: send one"))
-        }
-        (None, _) => {
-            let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters, without spaces";
-            Err(Problem::field("bad_idempotency_key", "", detail))
-        }
+    let key = key.to_str().unwrap_or_default();
+    check_key(key)?;
+    if given.next().is_some() {
+        return Err(Problem::field("bad_idempotency_key", "", "there are two Idempotency-Key headers: send one"));
     }
+    Ok(Some(key))
+}
+
+/// Whether a key is one.
+pub(super) fn check_key(key: &str) -> Result<(), Problem> {
+    if (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let detail = "an Idempotency-Key is 1 to 255 visible ASCII characters, without spaces";
+    Err(Problem::field("bad_idempotency_key", "", detail))
 }
 
 /// When a job is due.
 pub(super) fn when(headers: &HeaderMap) -> Result<When, Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
-    match (text("warren-delay"), text("warren-run-at")) {
+    when_of(text("warren-delay"), text("warren-run-at"))
+}
+
+/// The same, from a delay and a time.
+pub(super) fn when_of(delay: Option<&str>, run_at: Option<&str>) -> Result<When, Problem> {
+    match (delay, run_at) {
         (None, None) => Ok(When::Now),
         (Some(_), Some(_)) => {
             Err(Problem::field("bad_delay", "", "give either Warren-Delay or Warren-Run-At, not both"))
@@ -100,6 +108,46 @@ pub(super) fn when(headers: &HeaderMap) -> Result<When, Problem> {
                 Err(Problem::field("bad_run_at", "", detail))
             }
         },
+    }
+}
+
+/// The longest that a request may wait for its job.
+const LONGEST_WAIT: u64 = 60;
+
+/// How long a request wants to wait for its job: `Prefer: wait=10` (RFC 7240).
+pub(super) fn prefer_wait(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    for value in headers.get_all("prefer") {
+        for preference in value.to_str().unwrap_or_default().split([',', ';']) {
+            if let Some((name, seconds)) = preference.split_once('=')
+                && name.trim().eq_ignore_ascii_case("wait")
+            {
+                return wait(seconds.trim().trim_matches('"')).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The same, as `?wait=10`.
+pub(super) fn query_wait(query: Option<&str>) -> Result<Option<Duration>, Problem> {
+    let mut pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    match (pairs.next().map(|pair| pair.split_once('=')), pairs.next()) {
+        (None, _) => Ok(None),
+        (Some(Some(("wait", seconds))), None) => wait(seconds).map(Some),
+        _ => {
+            let detail = "the only parameter here is wait, once, such as ?wait=10";
+            Err(Problem::field("unknown_parameter", "", detail))
+        }
+    }
+}
+
+fn wait(seconds: &str) -> Result<Duration, Problem> {
+    match seconds.parse::<u64>() {
+        Ok(seconds) if seconds <= LONGEST_WAIT => Ok(Duration::from_secs(seconds)),
+        _ => {
+            let detail = format!("wait is a whole number of seconds from 0 to {LONGEST_WAIT}");
+            Err(Problem::field("bad_wait", "", detail))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is known of a job.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,8 +15,8 @@ use super::{
 use crate::{
     clock,
     id::Origin,
-    job::{Micros, State, Tenant},
-    store::{AttemptRecord, JobRecord},
+    job::{CANCELLED, Micros, State, Tenant},
+    store::{AttemptRecord, Cancelled, JobRecord},
 };
 use http::StatusCode;
 
@@ -57,6 +59,9 @@ pub struct JobView {
     /// The same, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Of one that was called off: whether it had run by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ran: Option<bool>,
     /// What it left behind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
@@ -121,6 +126,7 @@ impl JobView {
             parent: record.parent,
             run: Some(envelope.run),
             failed_attempts: Some(envelope.attempt),
+            ran: (record.state == State::Cancelled).then(|| record.reason.as_deref() == Some(CANCELLED[1])),
             reason: record.reason,
             error: record.error,
             output: record.output.and_then(|bytes| codec::to_json(&bytes).ok()),
@@ -147,6 +153,7 @@ impl JobView {
             failed_attempts: None,
             reason: None,
             error: None,
+            ran: None,
             output: None,
             body: None,
             body_base64: None,
@@ -166,7 +173,6 @@ impl AttemptView {
 impl Gateway {
     /// What is known of a job of this tenant.
     pub async fn status(&self, tenant: &Tenant, id: &str) -> Result<JobView, Problem> {
-        let unknown = || Problem::new(StatusCode::NOT_FOUND, "unknown_job", "there is no such job");
         let id = Uuid::try_parse(id).map_err(|_| unknown())?;
         let record = self.store.get(Some(tenant), id).await;
         let record = record.map_err(|error| {
@@ -189,4 +195,38 @@ impl Gateway {
             Origin::Unkeyed(at) => Ok(JobView::waiting(id, Some(at))),
         }
     }
+
+    /// Waits for a job to be over, and tells of it if it is by then.
+    pub(super) async fn ended(&self, tenant: &Tenant, id: Uuid, at_most: Duration) -> Option<JobView> {
+        self.waiters.wait(id, at_most).await;
+        let record = self.store.get(Some(tenant), id).await.ok()??;
+        record.state.is_terminal().then(|| JobView::of(record, false))
+    }
+
+    /// Calls a job of this tenant off: true if that is done, false if it is asked for.
+    pub async fn cancel(&self, tenant: &Tenant, id: &str) -> Result<(Uuid, bool), Problem> {
+        let id = Uuid::try_parse(id).map_err(|_| unknown())?;
+        let unrecorded = match self.minter.origin(tenant, id) {
+            Origin::Foreign => false,
+            Origin::Keyed => true,
+            Origin::Unkeyed(at) => clock::now() - at <= self.remembered,
+        };
+        let cancelled = self.store.cancel(Some(tenant), id, unrecorded).await.map_err(|error| {
+            let detail = "the database cannot be reached, so no job can be called off; repeat the request";
+            Problem::store(&error, STORE_UNAVAILABLE, detail)
+        })?;
+        match cancelled {
+            Cancelled::Done | Cancelled::Over(State::Cancelled) => Ok((id, true)),
+            Cancelled::Requested => Ok((id, false)),
+            Cancelled::Over(state) => {
+                let detail = format!("this job is over, it is {state}: nothing is left to call off");
+                Err(Problem::new(StatusCode::CONFLICT, "already_finished", detail).about(id))
+            }
+            Cancelled::Unknown => Err(unknown()),
+        }
+    }
+}
+
+fn unknown() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "unknown_job", "there is no such job")
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::Outgoing,
-    clock, id,
+    clock, crash_point, id,
     job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
     runtime::registry::{Accepted, Format},
     store::{Known, StoreError},
@@ -119,8 +119,10 @@ impl Gateway {
 
     async fn publish(&self, envelope: Envelope, body: Vec<u8>, submitted: Submitted) -> Result<Submitted, Problem> {
         let began = std::time::Instant::now();
+        crash_point!("gateway: not published");
         match self.broker.publish(Outgoing { envelope, body }).await {
             Ok(()) => {
+                crash_point!("gateway: confirmed, not answered");
                 metrics::counter!(PUBLISHED, "kind" => submitted.kind.to_string()).increment(1);
                 metrics::histogram!(PUBLISH_CONFIRM).record(began.elapsed().as_secs_f64());
                 Ok(submitted)

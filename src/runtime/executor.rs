@@ -6,7 +6,7 @@
 //! tasks that receive, record and settle, for those live on another runtime.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     future::poll_fn,
     panic::AssertUnwindSafe,
     sync::{
@@ -23,23 +23,31 @@ use tokio::{runtime::Handle, sync::Notify};
 use warren_workers::{Policy, context::Control};
 
 use super::{
+    children::{ChildPlace, Children},
     gate::Gate,
     inflight::{Copy, Entered, InFlight, Released, RunKey},
     lane::{Finished, Lane},
-    outcome::{self, Ended},
+    outcome::{self, Ended, Rules},
     registry::{Handler, Registered, Task},
     running::{Lost, Running, Watched},
+    tombstones::Tombstones,
 };
 use crate::{
     broker::{Delivery, Receipt, Subscription},
-    clock,
+    clock, foreign,
     id::Minter,
-    job::{Completion, Envelope, Kind, Outcome},
+    job::{Completion, Envelope, Kind, Outcome, Suspicion},
+    store::Work,
     telemetry::{CONCURRENCY_LIMIT, KindMetrics},
 };
 
 /// How many jobs a driver polls before it lets others on its thread.
 const POLLS_BEFORE_YIELD: usize = 32;
+
+/// How often a job must have been given out before to be a suspect: it may have killed as many processes.
+const SUSPECT_AFTER: u32 = 2;
+/// How many of the jobs of one kind that run are shown to operators.
+const WORK_SHOWN: usize = 100;
 
 /// What all executors of a process share.
 pub(super) struct Shared {
@@ -53,6 +61,11 @@ pub(super) struct Shared {
     pub(super) lanes: Vec<Arc<Lane>>,
     pub(super) gate: Arc<Gate>,
     pub(super) minter: Arc<Minter>,
+    /// Runs suspects in processes of their own, if it can.
+    pub(super) children: Option<Children>,
+    pub(super) tombstones: Arc<Tombstones>,
+    /// How long a job may wait for a build that reads its version.
+    pub(super) unknown_version: std::time::Duration,
     /// Told whenever something was settled.
     pub(super) settled: Notify,
 }
@@ -68,6 +81,11 @@ pub(super) struct Ready {
 }
 
 impl Ready {
+    /// Whether it may be what killed the processes that had it.
+    fn is_suspect(&self) -> bool {
+        self.given_before >= SUSPECT_AFTER || self.envelope.suspicion != Suspicion::None
+    }
+
     pub(super) fn key(&self) -> RunKey {
         (self.envelope.id, self.envelope.run)
     }
@@ -91,6 +109,8 @@ pub(super) struct Executor {
 #[derive(Default)]
 struct State {
     ready: VecDeque<Ready>,
+    /// Those that run in a process of their own.
+    suspects: VecDeque<Ready>,
     /// Those that run, each in a place of its own.
     running: Vec<Option<Arc<Running>>>,
     /// Places in `running` that are empty.
@@ -129,6 +149,10 @@ impl Executor {
         &self.kind
     }
 
+    pub(super) fn tombstones(&self) -> &Tombstones {
+        &self.shared.tombstones
+    }
+
     pub(super) fn policy(&self) -> &Policy {
         &self.policy
     }
@@ -154,7 +178,7 @@ impl Executor {
             Err(bad) => {
                 let key = (bad.id, 1);
                 if lock(&self.inflight).enter_refused(key, copy) {
-                    self.refuse(outcome::undecodable(&self.kind, clock::now(), body.clone(), bad), body, key, line);
+                    self.refuse(foreign::undecodable(clock::now(), body.clone(), bad), body, key, line);
                 }
                 None
             }
@@ -168,7 +192,7 @@ impl Executor {
             Entered::Attached => None,
             Entered::NoBody(ready) => {
                 let Ready { envelope, body, line, .. } = ready;
-                let completion = outcome::no_body(envelope, body.clone());
+                let completion = foreign::no_body(envelope, body.clone());
                 let key = (completion.envelope.id, completion.envelope.run);
                 if lock(&self.inflight).enter_refused(key, copy) {
                     self.refuse(completion, body, key, line);
@@ -186,7 +210,14 @@ impl Executor {
     /// Queues jobs to run.
     pub(super) fn admit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Ready>) {
         let mut state = lock(&self.state);
-        state.ready.extend(jobs);
+        match &self.shared.children {
+            None => state.ready.extend(jobs),
+            Some(_) => {
+                for ready in jobs {
+                    if ready.is_suspect() { state.suspects.push_back(ready) } else { state.ready.push_back(ready) }
+                }
+            }
+        }
         self.drive_more(&mut state);
     }
 
@@ -196,7 +227,7 @@ impl Executor {
             return;
         }
         let room = self.policy.concurrency.saturating_sub(state.running());
-        let wanted = state.ready.len().min(room).min(self.shared.drivers);
+        let wanted = (state.ready.len() + state.suspects.len()).min(room).min(self.shared.drivers);
         while state.drivers < wanted {
             state.drivers += 1;
             self.shared.jobs.spawn(self.clone().drive());
@@ -205,8 +236,12 @@ impl Executor {
 
     async fn drive(self: Arc<Self>) {
         let mut polls = 0;
-        while let Some((running, task)) = self.start_next() {
-            let attempt = AssertUnwindSafe(self.handler.clone().perform(task)).catch_unwind();
+        while let Some((running, task, place)) = self.start_next() {
+            let attempt = match (place, &self.shared.children) {
+                (Some(place), Some(children)) => children.perform(&self.kind, task, place),
+                _ => self.handler.clone().perform(task),
+            };
+            let attempt = AssertUnwindSafe(attempt).catch_unwind();
             let mut attempt = Watched { attempt, running: running.clone(), lost: self.shared.lost.clone() };
             let polled = poll_fn(|cx| Poll::Ready(attempt.poll_first(cx))).await;
             let given_up = polled.is_err();
@@ -226,12 +261,13 @@ impl Executor {
         }
     }
 
-    /// Takes the next job from the line, or ends the driver.
-    fn start_next(&self) -> Option<(Arc<Running>, Task)> {
+    /// Takes the next job from the line, with a place for a child process if it is a suspect, or ends the driver.
+    fn start_next(&self) -> Option<(Arc<Running>, Task, Option<ChildPlace>)> {
         let now = Instant::now();
         let mut state = lock(&self.state);
         let may_start = !state.draining && self.shared.gate.is_open() && state.running() < self.policy.concurrency;
-        let Some(ready) = may_start.then(|| state.ready.pop_front()).flatten() else {
+        let next = may_start.then(|| self.next(&mut state)).flatten();
+        let Some((ready, child)) = next else {
             state.drivers -= 1;
             return None;
         };
@@ -259,7 +295,16 @@ impl Executor {
             #[expect(clippy::cast_precision_loss, reason = "a duration for a histogram")]
             self.metrics.queue_wait.record((clock::now() - created_at).max(0) as f64 / 1e6);
         }
-        Some((running, task))
+        Some((running, task, child))
+    }
+
+    fn next(&self, state: &mut State) -> Option<(Ready, Option<ChildPlace>)> {
+        if !state.suspects.is_empty()
+            && let Some(place) = self.shared.children.as_ref().and_then(Children::place)
+        {
+            return Some((state.suspects.pop_front()?, Some(place)));
+        }
+        Some((state.ready.pop_front()?, None))
     }
 
     fn let_run<F>(self: &Arc<Self>, attempt: Watched<F>)
@@ -299,8 +344,9 @@ impl Executor {
         }
         let (key, line) = (ready.key(), ready.line);
         let Ready { envelope, body, .. } = ready;
-        let completion =
-            outcome::completion(&self.policy, &self.shared.minter, clock::now(), envelope, body.clone(), ended);
+        let rules =
+            Rules { policy: &self.policy, minter: &self.shared.minter, unknown_version: self.shared.unknown_version };
+        let completion = outcome::completion(&rules, clock::now(), envelope, body.clone(), ended);
         self.count(&completion);
         self.hand_over(completion, body, key, line);
     }
@@ -309,7 +355,8 @@ impl Executor {
         let counter = match completion.outcome {
             Outcome::Succeeded { .. } => &self.metrics.ok,
             Outcome::Retry { .. } => &self.metrics.retry,
-            Outcome::Snooze { .. } => &self.metrics.snooze,
+            Outcome::Snooze { .. } | Outcome::Parked { .. } => &self.metrics.snooze,
+            Outcome::Cancelled { .. } => &self.metrics.cancelled,
             Outcome::Dead { .. } => &self.metrics.dead,
         };
         counter.increment(1);
@@ -385,7 +432,11 @@ impl Executor {
             self.drive_more(&mut state);
         }
         *last_started = state.started;
-        let busy = state.running() > 0 || !state.ready.is_empty();
+        if state.drivers == 0 && !state.suspects.is_empty() {
+            // A place for a child process may have become free.
+            self.drive_more(&mut state);
+        }
+        let busy = state.running() > 0 || !state.ready.is_empty() || !state.suspects.is_empty();
         drop(state);
         for running in overdue {
             running.control.token.cancel();
@@ -411,7 +462,8 @@ impl Executor {
     /// Gives back what has not started. Answers how many.
     pub(super) fn give_back_unstarted(&self) -> usize {
         let mut state = lock(&self.state);
-        let unstarted = std::mem::take(&mut state.ready);
+        let mut unstarted = std::mem::take(&mut state.ready);
+        unstarted.append(&mut state.suspects);
         drop(state);
         let count = unstarted.len();
         for ready in unstarted {
@@ -421,6 +473,58 @@ impl Executor {
             }
         }
         count
+    }
+
+    /// Tells those that run and have a tombstone to stop.
+    pub(super) fn cancel(&self, called_off: &HashSet<uuid::Uuid>) {
+        for running in lock(&self.state).running.iter().flatten() {
+            if lock(&running.job).as_ref().is_some_and(|ready| called_off.contains(&ready.envelope.id)) {
+                running.control.token.cancel();
+            }
+        }
+    }
+
+    /// Takes those that wait and may have a tombstone out of the line.
+    pub(super) fn take_called_off(&self, called_off: &HashSet<uuid::Uuid>) -> Vec<Ready> {
+        let mut state = lock(&self.state);
+        let mut taken = Vec::new();
+        let State { ready, suspects, .. } = &mut *state;
+        for line in [ready, suspects] {
+            if line.iter().any(|ready| called_off.contains(&ready.envelope.id)) {
+                for ready in std::mem::take(line) {
+                    let is_off = called_off.contains(&ready.envelope.id);
+                    if is_off { taken.push(ready) } else { line.push_back(ready) }
+                }
+            }
+        }
+        taken
+    }
+
+    /// Records jobs as called off that have not run.
+    pub(super) fn call_off(self: &Arc<Self>, jobs: impl IntoIterator<Item = Ready>) {
+        for ready in jobs {
+            let (key, line) = (ready.key(), ready.line);
+            let Ready { envelope, body, .. } = ready;
+            let completion = outcome::cancelled(envelope);
+            self.count(&completion);
+            self.hand_over(completion, body, key, line);
+        }
+    }
+
+    /// What runs here, for operators.
+    pub(super) fn work(&self) -> Vec<Work> {
+        let state = lock(&self.state);
+        let work = |running: &Arc<Running>| {
+            let job = lock(&running.job);
+            let ready = job.as_ref()?;
+            Some(Work {
+                id: ready.envelope.id,
+                kind: self.kind.to_string(),
+                seconds: running.since.elapsed().as_secs(),
+                progress: running.control.progress(),
+            })
+        };
+        state.running.iter().flatten().filter_map(work).take(WORK_SHOWN).collect()
     }
 
     /// Tells what runs to stop.

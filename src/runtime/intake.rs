@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -13,7 +14,7 @@ use crate::{
     broker::{Delivery, Sink},
     job::chain,
     retry::Reconnect,
-    store::{Known, Store},
+    store::{Store, StoreError},
 };
 
 /// How many jobs are looked up at once.
@@ -35,13 +36,13 @@ impl Intake {
 impl Sink for Intake {
     fn deliver(&self, burst: Vec<Delivery>) {
         let ready = burst.into_iter().filter_map(|delivery| self.executor.take_in(self.line, delivery));
-        let is_new = |ready: &Ready| ready.given_before == 0 && !ready.envelope.key.is_keyed();
+        let tombstones = self.executor.tombstones();
+        let is_new = |ready: &Ready| {
+            ready.given_before == 0 && !ready.envelope.key.is_keyed() && !tombstones.contains(&ready.envelope.id)
+        };
         let (new, known): (Vec<_>, Vec<_>) = ready.partition(is_new);
         self.executor.admit(new);
-        for ready in known {
-            // The task behind it lives as long as the executor; at the very end its jobs come again elsewhere.
-            _ = self.lookups.0.send(ready);
-        }
+        self.lookups.look_up(known);
     }
 }
 
@@ -57,6 +58,14 @@ impl Lookups {
         let (sender, waiting) = mpsc::unbounded_channel();
         (Self(sender), waiting)
     }
+
+    /// These are looked up before they run.
+    pub(super) fn look_up(&self, jobs: impl IntoIterator<Item = Ready>) {
+        for ready in jobs {
+            // The task behind it lives as long as the executor; at the very end its jobs come again elsewhere.
+            _ = self.0.send(ready);
+        }
+    }
 }
 
 /// Looks up what waits for as long as the process runs.
@@ -64,7 +73,12 @@ pub(super) async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut 
     let mut batch = Vec::with_capacity(LOOKUP);
     while waiting.recv_many(&mut batch, LOOKUP).await > 0 {
         let ids: Vec<_> = batch.iter().map(|ready| ready.envelope.id).collect();
-        let known = look_up_surely(store.as_ref(), &ids).await;
+        let hinted: Vec<_> = ids.iter().copied().filter(|id| executor.tombstones().contains(id)).collect();
+        let known = surely(|| store.lookup(&ids)).await;
+        if !hinted.is_empty() {
+            let called_off = surely(|| store.called_off(&hinted)).await;
+            executor.call_off(batch.extract_if(.., |ready| called_off.contains(&ready.envelope.id)));
+        }
         let is_over = |ready: &Ready| {
             let known = known.iter().find(|known| known.id == ready.envelope.id)?;
             // Another tenant's row is another job; the fence refuses it.
@@ -93,11 +107,12 @@ pub(super) async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut 
     }
 }
 
-async fn look_up_surely(store: &dyn Store, ids: &[uuid::Uuid]) -> Vec<Known> {
+/// Asks the store until it answers.
+async fn surely<'a, T>(ask: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>) -> T {
     let mut pauses = Reconnect::new();
     loop {
-        match store.lookup(ids).await {
-            Ok(known) => return known,
+        match ask().await {
+            Ok(answer) => return answer,
             Err(error) => {
                 let pause = pauses.pause();
                 warn!(error = chain(&error), ?pause, "cannot look jobs up; they wait");

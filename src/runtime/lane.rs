@@ -15,7 +15,8 @@ use warren_workers::{Disposition, Policy};
 
 use super::{executor::Executor, gate::Gate, inflight::RunKey, intake::note_conflicts};
 use crate::{
-    job::{Completion, Failure, Outcome, chain},
+    crash_point,
+    job::{Completion, Failure, Outcome, Suspicion, chain},
     retry::{self, Reconnect, Verdict},
     store::{Record, Store, StoreError},
 };
@@ -70,11 +71,14 @@ impl Lane {
                 completions.push(completion);
                 held.push((executor, key, body));
             }
+            crash_point!("worker: run, not recorded");
             let fenced = self.record_surely(record.as_mut(), completions, &held, &gate).await;
+            crash_point!("worker: recorded, not settled");
             if fenced > 0 {
                 metrics::counter!(crate::telemetry::FENCED).increment(fenced as u64);
             }
             let conflicts = Executor::settle(held.into_iter().map(|(executor, key, _)| (executor, key)).chain(copies));
+            crash_point!("worker: settled");
             note_conflicts(store.as_ref(), &conflicts).await;
         }
     }
@@ -228,7 +232,7 @@ fn unrecordable(culprit: &Completion, body: Bytes, policy: &Policy, cause: &str)
         return Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } };
     }
     let outcome = match retry::decide(policy, envelope.attempt.saturating_add(1), Disposition::Retry) {
-        Verdict::Again(delay) | Verdict::Later(delay) => Outcome::Retry { delay, failure },
+        Verdict::Again(delay) | Verdict::Later(delay) => Outcome::Retry { delay, failure, suspicion: Suspicion::None },
         Verdict::Dead => Outcome::Dead { failure },
     };
     Completion { envelope, body: Some(body), outcome }

@@ -4,6 +4,7 @@
 //! promises that nothing is settled that is not recorded, that a panic, a hang or a blocked thread harms only its own
 //! job, and that a drain leaves nothing behind that was started. It must not know which broker or store it works on.
 
+pub mod children;
 mod executor;
 mod gate;
 mod inflight;
@@ -13,6 +14,7 @@ mod outcome;
 mod prefetch;
 pub mod registry;
 mod running;
+mod tombstones;
 
 use std::{
     num::NonZero,
@@ -34,14 +36,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info, warn};
 
 use self::{
+    children::{ChildCommand, Children},
     executor::{Executor, Shared},
     gate::Gate,
     intake::Intake,
     lane::Lane,
     prefetch::Prefetch,
     registry::Registry,
+    tombstones::Tombstones,
 };
-use crate::{broker::Subscribe, health::Health, id::Minter, store::Store};
+use crate::{
+    broker::Subscribe,
+    health::Health,
+    id::Minter,
+    store::{Store, Work},
+};
 
 /// More lanes than this gain nothing.
 const MAX_LANES: usize = 4;
@@ -61,16 +70,20 @@ pub struct Runtime {
 }
 
 /// How a worker is run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// How long jobs that have not started are held while the database is away. Giving them back counts against them, so
     /// it is done once, and before the broker takes them back by itself.
     pub hold: Duration,
+    /// How long a job may wait for a build that reads its version.
+    pub unknown_version: Duration,
+    /// How suspects are run in processes of their own; without it they run like all others.
+    pub children: Option<ChildCommand>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { hold: Duration::from_mins(5) }
+        Self { hold: Duration::from_mins(5), unknown_version: Duration::from_hours(24), children: None }
     }
 }
 
@@ -141,6 +154,9 @@ impl Runtime {
             lanes,
             gate,
             minter,
+            children: settings.children.clone().map(Children::new),
+            tombstones: Arc::default(),
+            unknown_version: settings.unknown_version,
             settled: Notify::new(),
         });
         let runtime = Self {
@@ -162,7 +178,7 @@ impl Runtime {
         health: Arc<Health>,
         settings: Settings,
     ) -> Self {
-        let (mut watched, mut lookups) = (Vec::new(), Vec::new());
+        let (mut watched, mut lookups, mut senders) = (Vec::new(), Vec::new(), Vec::new());
         for (kind, registered) in registry.iter() {
             let executor = Arc::new(Executor::new(kind.clone(), registered, self.shared.clone()));
             let (sender, waiting) = intake::Lookups::new();
@@ -172,6 +188,7 @@ impl Runtime {
                 broker.subscribe(kind, prefetch.per_line(), sink)
             });
             executor.attach(lines.collect());
+            senders.push((executor.clone(), sender));
             lookups.push((executor.clone(), waiting));
             watched.push(Watched::new(executor.clone(), prefetch));
             self.executors.push(executor);
@@ -183,6 +200,16 @@ impl Runtime {
         for (executor, waiting) in lookups {
             self.keep_running("a look-up", intake::look_up(executor, store.clone(), waiting));
         }
+        let (tombstones, store): (Arc<Tombstones>, _) = (self.shared.tombstones.clone(), store.clone());
+        self.keep_running("the watch over tombstones", async move {
+            let tell = |new| {
+                for (executor, lookups) in &senders {
+                    executor.cancel(&new);
+                    lookups.look_up(executor.take_called_off(&new));
+                }
+            };
+            tombstones.keep_up(store.as_ref(), tell).await;
+        });
         let watcher =
             Watcher { kinds: watched, shared: self.shared.clone(), health, settings, failure: self.failure.clone() };
         self.keep_running("the watch over jobs", watcher.run());
@@ -198,6 +225,12 @@ impl Runtime {
                 failure.set(format!("{what} has panicked"));
             }
         });
+    }
+
+    /// Tells what runs, now and later.
+    pub fn at_work(&self) -> impl Fn() -> Vec<Work> + Send + Sync + 'static {
+        let executors = self.executors.clone();
+        move || executors.iter().flat_map(|executor| executor.work()).collect()
     }
 
     /// Waits for something with which this process cannot go on, and answers what: someone is to end it and start

@@ -3,19 +3,30 @@
 use std::{any::Any, time::Duration};
 
 use bytes::Bytes;
-use warren_messages::{DecodeError, codec};
+use warren_messages::DecodeError;
 use warren_workers::{Disposition, Policy, context::Emission};
 
 use super::registry::Performed;
 use crate::{
-    broker::BadEnvelope,
+    foreign,
     id::{self, Minter},
-    job::{Completion, Due, Envelope, Failure, Key, Kind, Micros, NewJob, Outcome},
+    job::{Completion, Due, Envelope, Failure, Key, Kind, Micros, NewJob, Outcome, Parking, Suspicion},
     retry::{self, Verdict},
 };
 
 /// How long a job waits for a build that reads its version.
-const PARKED: Duration = Duration::from_mins(3);
+const UNKNOWN_VERSION: Parking =
+    Parking { first: Duration::from_mins(3), longest: Duration::from_mins(3), limit: Duration::ZERO };
+
+/// The code of an attempt that panicked.
+pub(super) const PANICKED: &str = "panicked";
+
+/// What a panic said.
+pub(super) fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "with something that is no text".into())
+}
 
 /// How an attempt ended.
 pub(super) enum Ended {
@@ -27,15 +38,17 @@ pub(super) enum Ended {
     TimedOut,
 }
 
+/// By what an attempt is judged.
+pub(super) struct Rules<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) minter: &'a Minter,
+    /// How long a job may wait for a build that reads its version.
+    pub(super) unknown_version: Duration,
+}
+
 /// What is recorded of an attempt.
-pub(super) fn completion(
-    policy: &Policy,
-    minter: &Minter,
-    now: Micros,
-    envelope: Envelope,
-    body: Bytes,
-    ended: Ended,
-) -> Completion {
+pub(super) fn completion(rules: &Rules<'_>, now: Micros, envelope: Envelope, body: Bytes, ended: Ended) -> Completion {
+    let Rules { policy, minter, unknown_version } = *rules;
     let (disposition, failure) = match ended {
         Ended::Performed(Performed::Done { output, emissions }) => {
             let follow_ups =
@@ -45,69 +58,65 @@ pub(super) fn completion(
             let outcome = Outcome::Succeeded { output, follow_ups };
             return Completion { envelope, body: kept.then_some(body), outcome };
         }
-        Ended::Performed(Performed::Unreadable(error)) => return unreadable(envelope, body, &error),
+        Ended::Performed(Performed::Unreadable(error)) => {
+            return unreadable(envelope, body, &error, unknown_version);
+        }
         Ended::Performed(Performed::Failed { disposition, failure }) => (disposition, failure),
         Ended::Panicked(payload) => {
-            let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-            let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-            let text = text.unwrap_or_else(|| "with something that is no text".into());
-            (Disposition::Retry, Failure::new("panicked", format!("the worker panicked: {text}")))
+            let text = panic_text(payload.as_ref());
+            (Disposition::Retry, Failure::new(PANICKED, format!("the worker panicked: {text}")))
         }
         Ended::TimedOut => {
             let text = format!("the attempt did not end within {:?}", policy.timeout);
             (Disposition::Retry, Failure::new("timed_out", text))
         }
+        Ended::Performed(Performed::Crashed { how }) => return crashed(policy, envelope, body, &how),
     };
     let outcome = match retry::decide(policy, envelope.attempt.saturating_add(1), disposition) {
-        Verdict::Again(delay) => Outcome::Retry { delay, failure },
+        Verdict::Again(delay) => Outcome::Retry { delay, failure, suspicion: Suspicion::None },
         Verdict::Later(delay) => Outcome::Snooze { delay, reason: failure.code },
         Verdict::Dead => Outcome::Dead { failure },
     };
     Completion { envelope, body: Some(body), outcome }
 }
 
-/// What is recorded of a message whose properties are no job's.
-pub(super) fn undecodable(kind: &Kind, now: Micros, body: Bytes, bad: BadEnvelope) -> Completion {
-    let failure = Failure::new("undecodable", bad.problem);
-    let envelope = Envelope::new(bad.id, kind.clone(), 1, now);
-    Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } }
-}
-
-fn unreadable(envelope: Envelope, body: Bytes, error: &DecodeError) -> Completion {
-    let outcome = match error {
-        DecodeError::UnknownVersion { .. } => Outcome::Snooze { delay: PARKED, reason: "unknown_version".into() },
-        // It is a job, only not one that this kind can do.
-        DecodeError::Unfit(_) => Outcome::Dead { failure: Failure::from_error("invalid_body", error) },
-        _ => return disbelieved(envelope, body, Failure::from_error("undecodable", error)),
+/// Two in a row are enough: it would go on killing what runs it.
+fn crashed(policy: &Policy, envelope: Envelope, body: Bytes, how: &str) -> Completion {
+    let text = format!("it ended the process that ran it, alone: {how}");
+    let verdict = retry::decide(policy, envelope.attempt.saturating_add(1), Disposition::Retry);
+    let outcome = match (envelope.suspicion, verdict) {
+        (Suspicion::Crashed, _) => Outcome::Dead { failure: Failure::new("crash_loop", text) },
+        (_, Verdict::Dead) => Outcome::Dead { failure: Failure::new("crashed", text) },
+        (_, Verdict::Again(delay) | Verdict::Later(delay)) => {
+            Outcome::Retry { delay, failure: Failure::new("crashed", text), suspicion: Suspicion::Crashed }
+        }
     };
     Completion { envelope, body: Some(body), outcome }
 }
 
-/// What is recorded of bytes that are no body at all.
-pub(super) fn no_body(envelope: Envelope, body: Bytes) -> Completion {
-    let failure = match codec::check(&body) {
-        Err(error) => Failure::from_error("undecodable", &error),
-        Ok(()) => Failure::new("undecodable", "these bytes are no body"),
-    };
-    disbelieved(envelope, body, failure)
+/// What is recorded of a job that is called off before it runs.
+pub(super) fn cancelled(envelope: Envelope) -> Completion {
+    Completion { envelope, body: None, outcome: Outcome::Cancelled { ran: false } }
 }
 
-/// It is no body at all, so the id that it claims is not believed either: it may be another job's.
-fn disbelieved(envelope: Envelope, body: Bytes, failure: Failure) -> Completion {
-    let id = id::derived(&[
-        envelope.kind.as_str().as_bytes(),
-        envelope.id.as_bytes(),
-        &envelope.run.to_le_bytes(),
-        &envelope.created_at.to_le_bytes(),
-        &body,
-    ]);
-    let envelope = Envelope { id, run: 1, attempt: 0, key: Key::None, ..envelope };
-    Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } }
+fn unreadable(envelope: Envelope, body: Bytes, error: &DecodeError, limit: Duration) -> Completion {
+    let outcome = match error {
+        DecodeError::UnknownVersion { .. } => Outcome::Parked {
+            reason: "unknown_version".into(),
+            text: error.to_string(),
+            parking: Parking { limit, ..UNKNOWN_VERSION },
+            suspicion: Suspicion::None,
+        },
+        // It is a job, only not one that this kind can do.
+        DecodeError::Unfit(_) => Outcome::Dead { failure: Failure::from_error("invalid_body", error) },
+        _ => return foreign::disbelieved(envelope, body, Failure::from_error("undecodable", error)),
+    };
+    Completion { envelope, body: Some(body), outcome }
 }
 
 fn follow_up(minter: &Minter, now: Micros, parent: &Envelope, emission: Emission) -> Option<NewJob> {
     // A kind that is no kind cannot have been registered; it would be found at the first test of its worker.
-    let kind = Kind::new(emission.kind).ok()?;
+    let kind = Kind::new(&emission.kind).ok()?;
     let (id, key) = match emission.dedup_key {
         Some(key) => (minter.keyed(&parent.tenant, id::DEDUP_KEY, &kind, &key), Key::Keyed),
         None => (minter.mint(&parent.tenant, now), Key::None),

@@ -181,6 +181,11 @@ pub enum Performed {
     },
     /// Its body cannot be read.
     Unreadable(DecodeError),
+    /// The process of its own in which it ran has ended without a word.
+    Crashed {
+        /// How.
+        how: String,
+    },
 }
 
 /// A worker without its types.

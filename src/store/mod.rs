@@ -82,6 +82,9 @@ pub trait Jobs: Send + Sync {
     /// Jobs that have a row, the newest first, without bodies and outputs.
     async fn list(&self, filter: &Filter) -> Result<Vec<JobRecord>, StoreError>;
 
+    /// Jobs that were over after a time, the oldest first, without bodies and outputs.
+    async fn ended(&self, after: Micros, kind: Option<&Kind>, limit: u32) -> Result<Vec<JobRecord>, StoreError>;
+
     /// How many jobs are in a state, counted no further than `limit`. Not for `succeeded`, which no index serves.
     async fn count(&self, state: State, limit: u32) -> Result<u32, StoreError>;
 
@@ -90,6 +93,112 @@ pub trait Jobs: Send + Sync {
 
     /// Drops a dead letter for good.
     async fn discard(&self, id: Uuid) -> Result<Transition, StoreError>;
+
+    /// Publishes a job once more that is not over, under another run: whatever is under way of it counts no more.
+    async fn requeue(&self, id: Uuid) -> Result<Transition, StoreError>;
+}
+
+/// What is asked to call jobs off.
+#[async_trait]
+pub trait Cancel: Send + Sync {
+    /// Calls a job off, of this tenant or of any if none is named: at once where nobody has it, else by a tombstone, which
+    /// holds for all its runs until it is over, replayed or requeued. A job without a row gets one only if it is
+    /// `unrecorded` by the caller's word.
+    async fn cancel(&self, tenant: Option<&Tenant>, id: Uuid, unrecorded: bool) -> Result<Cancelled, StoreError>;
+
+    /// The tombstones that were set after one of them, in their order.
+    async fn tombstones(&self, after: i64) -> Result<Vec<Tombstone>, StoreError>;
+
+    /// Those of these jobs that have a tombstone.
+    async fn called_off(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError>;
+}
+
+/// What the processes of an installation tell of themselves.
+#[async_trait]
+pub trait Fleet: Send + Sync {
+    /// Writes down that a process lives, and what it does.
+    async fn beat(&self, instance: &Instance) -> Result<(), StoreError>;
+
+    /// A process has ended as it should.
+    async fn leave(&self, id: Uuid) -> Result<(), StoreError>;
+
+    /// The processes that have given a sign of life within this time.
+    async fn instances(&self, within: Duration) -> Result<Vec<InstanceRecord>, StoreError>;
+
+    /// Adds to how many jobs of each kind were published in the present ten seconds.
+    async fn count_published(&self, counts: &[(Kind, u64)]) -> Result<(), StoreError>;
+
+    /// For each kind and how many of its jobs wait: how long ago as many as that had not been published yet, which is
+    /// about how long the oldest has been waiting. `None` where that is longer ago than is counted.
+    async fn waiting_since(&self, depths: &[(Kind, u64)]) -> Result<Vec<Option<Duration>>, StoreError>;
+
+    /// Forgets processes that have given no sign of life for an hour, counts that are older than a week, and tombstones of
+    /// jobs that are over or that nobody has met for a month.
+    async fn forget(&self) -> Result<u64, StoreError>;
+}
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// A new one for each process.
+    pub id: Uuid,
+    /// Its number on its host.
+    pub pid: u32,
+    /// Where it runs.
+    pub host: String,
+    /// What it runs.
+    pub version: String,
+    /// Its roles, joined by spaces.
+    pub roles: String,
+    /// The jobs that it runs.
+    pub work: Vec<Work>,
+}
+
+/// One process, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRecord {
+    /// What it says of itself.
+    pub instance: Instance,
+    /// Since when it runs.
+    pub started_at: Micros,
+    /// How long ago it last gave a sign of life.
+    pub beat_ago: Duration,
+}
+
+/// One job that runs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Work {
+    /// Which one.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// For how long.
+    pub seconds: u64,
+    /// What it last said of its progress, as (done, total).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<(u64, u64)>,
+}
+
+/// What came of calling a job off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It will not run.
+    Done,
+    /// Whoever meets it next calls it off.
+    Requested,
+    /// It is over.
+    Over(State),
+    /// There is no such job.
+    Unknown,
+}
+
+/// A job that is to be called off as soon as someone meets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Grows with each.
+    pub seq: i64,
+    /// Which job.
+    pub id: Uuid,
 }
 
 /// What the dispatcher asks.
@@ -159,12 +268,18 @@ pub trait Installation: Send + Sync {
     /// Writes a value in place of another. False if that is not the one that stands.
     async fn replace_value(&self, name: &str, from: &str, to: &str) -> Result<bool, StoreError>;
 
+    /// The value that stands under a name.
+    async fn value(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// The store's own time.
+    async fn now(&self) -> Result<Micros, StoreError>;
+
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
 /// A store: all of its roles, and lanes to record on.
-pub trait Store: Jobs + Due + Prune + Installation + std::fmt::Debug {
+pub trait Store: Jobs + Cancel + Due + Prune + Fleet + Installation + std::fmt::Debug {
     /// A way to record that shares nothing with others.
     fn lane(&self) -> Box<dyn Record>;
 }

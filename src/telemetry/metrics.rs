@@ -41,6 +41,8 @@ pub const BROKER_CONNECTED: &str = "warren_broker_connected";
 pub const BROKER_BLOCKED: &str = "warren_broker_blocked";
 /// Threads that a job had not given back when its time was up, by kind.
 pub const LOST_THREADS: &str = "warren_lost_threads_total";
+/// Messages that the broker could not deliver, and that were kept.
+pub const KEPT: &str = "warren_kept_total";
 /// Rows that the pruner stripped or removed.
 pub const PRUNED: &str = "warren_pruned_total";
 /// 1, with the version as its label.
@@ -68,6 +70,7 @@ pub(super) fn describe() {
     describe_gauge!(BROKER_CONNECTED, "1 while there is a connection to the broker");
     describe_gauge!(BROKER_BLOCKED, "1 while the broker takes no publishes");
     describe_counter!(LOST_THREADS, "Threads that a job had not given back when its time was up");
+    describe_counter!(KEPT, "Messages that the broker could not deliver, and that were kept");
     describe_counter!(PRUNED, "Rows that the pruner stripped or removed");
     describe_gauge!(BUILD_INFO, "1, with the version as its label");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -82,6 +85,8 @@ pub struct KindMetrics {
     pub retry: Counter,
     /// Given up.
     pub dead: Counter,
+    /// Called off.
+    pub cancelled: Counter,
     /// Put off without a failure.
     pub snooze: Counter,
     /// Attempts that took too long; they count under retry or dead too.
@@ -106,6 +111,7 @@ impl KindMetrics {
             ok: finished("ok"),
             retry: finished("retry"),
             dead: finished("dead"),
+            cancelled: finished("cancelled"),
             snooze: finished("snooze"),
             timeout: finished("timeout"),
             panic: finished("panic"),

@@ -104,7 +104,7 @@ async fn bad_input_gets_its_own_answer_and_nothing_is_taken() {
         ("/v1/jobs/a%00b", &json_type, b"{}", 422, "bad_kind_name"),
         (&long_kind, &json_type, b"{}", 422, "bad_kind_name"),
         ("/v1/jobs/..%2f..%2fetc", &json_type, b"{}", 422, "bad_kind_name"),
-        ("/v1/jobs", &json_type, b"{}", 404, "not_found"),
+        ("/v1/job", &json_type, b"{}", 404, "not_found"),
         ("/v1/jobs/", &json_type, b"{}", 404, "not_found"),
         ("/v2/jobs/warren.probe", &json_type, b"{}", 404, "not_found"),
         (probe, &[("idempotency-key", "")], b"{}", 422, "bad_idempotency_key"),

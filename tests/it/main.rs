@@ -4,11 +4,17 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod batches;
+mod cancelling;
 mod cli;
 mod conformance;
+mod crash;
 mod deploy;
 mod gateway;
 mod harness;
+mod keeping;
+mod operators;
+mod poison;
 mod processes;
 mod runtime;
 mod webhooks;

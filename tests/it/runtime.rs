@@ -746,7 +746,10 @@ async fn without_a_database_finished_jobs_are_held_and_after_a_moment_no_more_st
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_have_not_started_are_given_back_once_when_the_database_stays_away() {
     let Some(mut theatre) = Theatre::on_servers().await else { return };
-    theatre.begin_with(Policy { concurrency: 1, ..policy() }, Settings { hold: Duration::from_secs(1) });
+    theatre.begin_with(
+        Policy { concurrency: 1, ..policy() },
+        Settings { hold: Duration::from_secs(1), ..Settings::default() },
+    );
     let mut jobs = Vec::new();
     for _ in 0..6 {
         jobs.push(theatre.publish(Act::Wait).await);

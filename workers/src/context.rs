@@ -1,6 +1,7 @@
 //! What a running job may ask of the world around it.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -34,7 +35,7 @@ pub struct Control {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emission {
     /// Its kind.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// The layout of its body.
     pub version: u16,
     /// Its encoded body.
@@ -90,7 +91,7 @@ impl Context {
     fn emit_due<M: Message>(&mut self, message: &M, at: Option<Timestamp>) -> Result<(), EmitError> {
         message.validate().map_err(EmitError::Invalid)?;
         self.emissions.push(Emission {
-            kind: M::KIND,
+            kind: M::KIND.into(),
             version: M::VERSION,
             body: codec::encode(message).map_err(EmitError::Encode)?,
             at,

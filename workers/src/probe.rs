@@ -9,7 +9,7 @@ use warren_messages::{
     probe::{Fate, Probe as Message},
 };
 
-use crate::{Backoff, Context, Disposition, Job, Policy, WorkError, Worker};
+use crate::{Backoff, Context, Disposition, Job, Policy, WorkError, Worker, context::EmitError};
 
 /// Does what a probe tells it.
 #[derive(Debug, Default)]
@@ -39,13 +39,16 @@ pub enum Error {
     /// Fate `dead`.
     #[error("the probe was told to fail for good")]
     Dead,
+    /// A follow-up was not taken.
+    #[error("a follow-up cannot be asked for")]
+    FollowUp(#[source] EmitError),
 }
 
 impl WorkError for Error {
     fn disposition(&self) -> Disposition {
         match self {
             Self::Told { .. } => Disposition::Retry,
-            Self::Dead => Disposition::DeadLetter,
+            Self::Dead | Self::FollowUp(_) => Disposition::DeadLetter,
         }
     }
 
@@ -53,6 +56,7 @@ impl WorkError for Error {
         match self {
             Self::Told { .. } => "told_to_fail",
             Self::Dead => "told_to_die",
+            Self::FollowUp(_) => "bad_follow_up",
         }
     }
 }
@@ -64,7 +68,7 @@ impl Worker for Probe {
 
     async fn perform(&self, job: Job<Message>, cx: &mut Context) -> Result<Output, Error> {
         let started_us = Timestamp::now().as_microsecond();
-        let Message { payload_bytes, work_ms, fail_attempts, fate } = job.message;
+        let Message { payload_bytes, work_ms, fail_attempts, fate, follow_ups } = job.message;
         if work_ms > 0 {
             tokio::time::sleep(Duration::from_millis(work_ms.into())).await;
         }
@@ -82,6 +86,9 @@ impl Worker for Probe {
                 thread::park();
             },
             Fate::Abort => process::abort(),
+        }
+        for _ in 0..follow_ups {
+            cx.emit(&Message::default()).map_err(Error::FollowUp)?;
         }
         Ok(Output { attempt, started_us, payload: Bytes(vec![0; payload_bytes as usize]) })
     }

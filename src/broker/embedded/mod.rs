@@ -95,6 +95,12 @@ impl Embedded {
     }
 }
 
+/// How many messages of each kind are not settled, as the file tells anyone who looks in.
+pub async fn unsettled(database: &Database) -> sqlx::Result<Vec<(String, u64)>> {
+    let rows = sqlx::query("SELECT kind, count(*) FROM messages GROUP BY kind").fetch_all(database.readers()).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)?.cast_unsigned()))).collect()
+}
+
 struct Left {
     kind: String,
     last: i64,

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     broker::{Outgoing, PublishError},
+    crash_point,
     job::{Kind, chain},
     sqlite::WriteError,
 };
@@ -66,6 +67,7 @@ async fn write_all(shared: Arc<Shared>, mut line: mpsc::Receiver<(Outgoing, Answ
             .await;
         let answer = match written {
             Ok(()) => {
+                crash_point!("broker: published, not confirmed");
                 tell_queues(&shared, &rows);
                 Ok(())
             }

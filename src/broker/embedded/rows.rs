@@ -13,7 +13,7 @@ use warren_messages::codec;
 
 use crate::{
     broker::Outgoing,
-    job::{Envelope, Key, Kind, Tenant, Trace},
+    job::{Envelope, Key, Kind, Suspicion, Tenant, Trace},
     sqlite::MultiRow,
 };
 
@@ -54,7 +54,7 @@ struct Head {
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    suspect: Option<bool>,
+    suspicion: Option<i16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_parent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ pub(super) fn head(envelope: &Envelope) -> Option<Vec<u8>> {
         root: envelope.root,
         keyed: envelope.key.is_keyed().then_some(true),
         digest: envelope.key.digest().map(|digest| blake3::Hash::from_bytes(*digest).to_hex().to_string()),
-        suspect: envelope.suspect.then_some(true),
+        suspicion: Some(envelope.suspicion.as_number()).filter(|number| *number != 0),
         trace_parent: trace.map(|trace| trace.parent.clone()),
         trace_state: trace.and_then(|trace| trace.state.clone()),
     };
@@ -106,7 +106,7 @@ fn envelope(kind: &Kind, id: Uuid, created_at: i64, head: Option<&[u8]>) -> sqlx
             (Some(true), None) => Key::Keyed,
             _ => Key::None,
         },
-        suspect: head.suspect.unwrap_or(false),
+        suspicion: Suspicion::from_number(head.suspicion.unwrap_or(0).into()),
         trace: head.trace_parent.map(|parent| Box::new(Trace { parent, state: head.trace_state })),
         ..plain
     })
@@ -232,7 +232,7 @@ mod tests {
             source: Some("shop".into()),
             root: Some(Uuid::from_u128(9)),
             key: Key::Digest([7; 32]),
-            suspect: true,
+            suspicion: Suspicion::Crashed,
             trace: Some(Box::new(Trace { parent: "00-a-b-01".into(), state: Some("x=y".into()) })),
             ..plain
         };

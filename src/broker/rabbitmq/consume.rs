@@ -48,7 +48,7 @@ const LONG_IDLE: Duration = Duration::from_mins(1);
 
 /// One line out of RabbitMQ.
 pub(super) struct Line {
-    kind: Kind,
+    queue: String,
     inbox: Arc<Inbox>,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -69,14 +69,14 @@ enum Order {
 }
 
 impl Line {
-    /// Begins to give out. Must be called within a tokio runtime.
-    pub(super) fn open(link: Arc<Link>, queue: String, kind: Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Self {
+    /// Begins to give out what is in a queue: of one kind, or of the kinds that routing keys tell. Must be called within a tokio runtime.
+    pub(super) fn open(link: Arc<Link>, queue: String, kind: Option<Kind>, prefetch: u16, sink: Arc<dyn Sink>) -> Self {
         let inbox = Arc::<Inbox>::default();
         let (orders, received) = mpsc::unbounded_channel();
         let owner = Owner {
             link,
-            queue: queue.into(),
-            kind: kind.clone(),
+            queue: queue.as_str().into(),
+            kind,
             prefetch,
             sink,
             inbox: inbox.clone(),
@@ -85,7 +85,7 @@ impl Line {
             stopped: false,
         };
         tokio::spawn(owner.run());
-        Self { kind, inbox, orders }
+        Self { queue, inbox, orders }
     }
 
     async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
@@ -127,14 +127,15 @@ impl Subscription for Line {
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Line({})", self.kind)
+        write!(f, "Line({})", self.queue)
     }
 }
 
 struct Owner {
     link: Arc<Link>,
     queue: ShortString,
-    kind: Kind,
+    /// Of all that is in the queue; otherwise each tells by its routing key.
+    kind: Option<Kind>,
     prefetch: u16,
     sink: Arc<dyn Sink>,
     inbox: Arc<Inbox>,
@@ -396,8 +397,9 @@ impl Owner {
     }
 
     fn delivery(&self, delivery: lapin::message::Delivery) -> Delivery {
+        let kind = self.kind.clone().or_else(|| Kind::new(delivery.routing_key.as_str()).ok());
         Delivery {
-            envelope: envelope::envelope(&self.kind, &delivery.properties, &delivery.data),
+            envelope: envelope::envelope(kind.as_ref(), &delivery.properties, &delivery.data),
             given_before: envelope::given_before(&delivery.properties, delivery.redelivered),
             receipt: Receipt { epoch: self.epoch, tag: delivery.delivery_tag },
             body: delivery.data.into(),

@@ -3,7 +3,7 @@
 //! What is at its default is not sent: the table of headers costs the broker most of all. What comes in may be from
 //! anyone, so nothing is believed before it is checked.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use lapin::{
     BasicProperties,
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     broker::BadEnvelope,
     id,
-    job::{Envelope, Key, Kind, Micros, Tenant, Trace},
+    job::{Envelope, Key, Kind, Micros, Suspicion, Tenant, Trace},
 };
 
 const CONTENT_TYPE: &str = "application/msgpack";
@@ -30,6 +30,9 @@ const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 /// The broker's own count of earlier deliveries, absent at the first.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// The kind of what was published for none.
+static NO_KIND: LazyLock<Kind> = LazyLock::new(|| Kind::new("unknown").expect("a good name"));
 
 /// Headers that a broker adds to what it delivers.
 const BY_BROKER: [&str; 5] = [DELIVERY_COUNT, "x-acquired-count", "x-death", "x-first-death-", "x-last-death-"];
@@ -76,15 +79,24 @@ pub(super) fn properties(envelope: &Envelope) -> BasicProperties {
             text(TRACESTATE, state);
         }
     }
-    if envelope.suspect {
-        headers.insert(SUSPECT.into(), AMQPValue::Boolean(true));
+    if envelope.suspicion != Suspicion::None {
+        headers.insert(SUSPECT.into(), AMQPValue::ShortInt(envelope.suspicion.as_number()));
     }
     if headers.inner().is_empty() { properties } else { properties.with_headers(headers) }
 }
 
-/// What the broker gave, read as a job of `kind`, which is the queue's.
-pub(super) fn envelope(kind: &Kind, properties: &BasicProperties, body: &[u8]) -> Result<Envelope, BadEnvelope> {
-    read(kind, properties).map_err(|problem| {
+/// What the broker gave, read as a job of `kind`.
+pub(super) fn envelope(
+    kind: Option<&Kind>,
+    properties: &BasicProperties,
+    body: &[u8],
+) -> Result<Envelope, BadEnvelope> {
+    let read = match kind {
+        Some(kind) => read(kind, properties),
+        None => Err("its routing key is no kind".into()),
+    };
+    let kind = kind.unwrap_or(&NO_KIND);
+    read.map_err(|problem| {
         let text = |field: &Option<ShortString>| field.as_ref().map_or("", ShortString::as_str).to_owned();
         // Those that the broker adds on the way differ each time.
         let by_sender = |name: &&ShortString| !BY_BROKER.iter().any(|prefix| name.as_str().starts_with(prefix));
@@ -101,6 +113,7 @@ pub(super) fn envelope(kind: &Kind, properties: &BasicProperties, body: &[u8]) -
                 &properties.timestamp().unwrap_or(0).to_le_bytes(),
                 body,
             ]),
+            kind: kind.clone(),
             problem,
         }
     })
@@ -162,7 +175,12 @@ fn read_header(envelope: &mut Envelope, name: &str, value: &AMQPValue) -> Result
                 Err(_) => Key::Keyed,
             }
         }
-        SUSPECT => envelope.suspect = matches!(value, AMQPValue::Boolean(true)),
+        SUSPECT => {
+            envelope.suspicion = match value {
+                AMQPValue::Boolean(suspect) => Suspicion::from_number((*suspect).into()),
+                _ => Suspicion::from_number(number(i16::MAX.cast_unsigned().into())?.into()),
+            }
+        }
         TRACEPARENT => trace(envelope).parent = text()?.into(),
         TRACESTATE => trace(envelope).state = Some(text()?.into()),
         _ => {}

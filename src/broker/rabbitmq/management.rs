@@ -96,6 +96,28 @@ impl Management {
         Ok(unbounded)
     }
 
+    /// The broker's version.
+    pub async fn version(&self) -> Result<String, ManagementError> {
+        let overview: Value = answered(self.request(Method::GET, &["overview"]))
+            .await?
+            .json()
+            .await
+            .map_err(ManagementError::Unreachable)?;
+        Ok(overview["rabbitmq_version"].as_str().unwrap_or("unknown").to_owned())
+    }
+
+    /// The feature flags that are not enabled.
+    pub async fn disabled_flags(&self) -> Result<Vec<String>, ManagementError> {
+        let flags: Value = answered(self.request(Method::GET, &["feature-flags"]))
+            .await?
+            .json()
+            .await
+            .map_err(ManagementError::Unreachable)?;
+        let flags = flags.as_array().into_iter().flatten();
+        let disabled = flags.filter(|flag| flag["state"] == "disabled" && flag["stability"] == "stable");
+        Ok(disabled.filter_map(|flag| flag["name"].as_str().map(str::to_owned)).collect())
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.url.0.clone();
         if let Ok(mut segments) = url.path_segments_mut() {

@@ -30,7 +30,7 @@ use self::{
     watch::Questions,
 };
 use crate::{
-    broker::{Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
+    broker::{Leftovers, Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
     job::{Kind, chain},
 };
 
@@ -155,10 +155,27 @@ impl Consumer {
     }
 }
 
+/// How much of what could not be delivered is out at a time.
+const LEFTOVERS: u16 = 100;
+
+impl Leftovers for Consumer {
+    fn given_up(&self, sink: Arc<dyn Sink>) -> Arc<dyn Subscription> {
+        Arc::new(Line::open(self.link.clone(), self.names.dead(), None, LEFTOVERS, sink))
+    }
+
+    fn unrouted(&self, sink: Arc<dyn Sink>) -> Arc<dyn Subscription> {
+        Arc::new(Line::open(self.link.clone(), self.names.unrouted(), None, LEFTOVERS, sink))
+    }
+
+    fn health(&self) -> Result<(), String> {
+        Subscribe::health(self)
+    }
+}
+
 impl Subscribe for Consumer {
     fn subscribe(&self, kind: &Kind, prefetch: u16, sink: Arc<dyn Sink>) -> Arc<dyn Subscription> {
         let queue = self.names.queue(kind);
-        Arc::new(Line::open(self.link.clone(), queue, kind.clone(), prefetch, sink))
+        Arc::new(Line::open(self.link.clone(), queue, Some(kind.clone()), prefetch, sink))
     }
 
     fn health(&self) -> Result<(), String> {
@@ -209,6 +226,16 @@ pub async fn missing_topology(settings: &Settings, kinds: &[Kind]) -> Result<Opt
         Ok(None)
     })
     .await
+}
+
+/// How many messages wait in queues and how many consumers each has; `None` for one that is not there.
+pub async fn queues(settings: &Settings, names: &[String]) -> Result<Vec<Option<(u32, u32)>>, TopologyError> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        // A question that is answered with no closes its channel, so each has one of its own.
+        found.push(with_channel(settings, async |channel| topology::ask_queue(channel, name).await).await?);
+    }
+    Ok(found)
 }
 
 /// Does something on a channel of a connection for administration, which is closed after it.

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     broker::{CONFIRM_TIMEOUT, Outgoing, PublishError},
+    crash_point,
     job::chain,
     retry::Reconnect,
 };
@@ -317,7 +318,10 @@ fn send(
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (key, properties) = (envelope.kind.as_str().into(), envelope::properties(&envelope));
         let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
-            Ok(confirm) => confirm.await,
+            Ok(confirm) => {
+                crash_point!("broker: published, not confirmed");
+                confirm.await
+            }
             Err(error) => Err(error),
         };
         (number, confirmed)

@@ -297,6 +297,16 @@ impl Piece {
     }
 }
 
+/// How many messages wait in a queue and how many consumers it has, if it is there. Otherwise the channel is closed.
+pub(super) async fn ask_queue(channel: &Channel, name: &str) -> Result<Option<(u32, u32)>, TopologyError> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match within(channel.queue_declare(name.into(), options, FieldTable::default())).await {
+        Ok(queue) => Ok(Some((queue.message_count(), queue.consumer_count()))),
+        Err(error) if chain(&error).contains("NOT_FOUND") => Ok(None),
+        Err(source) => Err(TopologyError::Broker { piece: format!("queue {name}"), source }),
+    }
+}
+
 fn table(arguments: &BTreeMap<&'static str, Argument>) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in arguments {

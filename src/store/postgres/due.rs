@@ -54,7 +54,7 @@ impl Due for Postgres {
                  UPDATE jobs
                  SET claim = $2, claimed_until = now() + $3::bigint * interval '1 microsecond'
                  FROM due WHERE jobs.id = due.id
-                 RETURNING jobs.id, created_at, root, run, version, attempt, keyed, suspect, kind, tenant, source,
+                 RETURNING jobs.id, created_at, root, run, version, attempt, keyed, suspicion, kind, tenant, source,
                            trace_parent, trace_state, fingerprint, body,
                            (extract(epoch FROM now() - due_at) * 1000000)::bigint AS late"
             ))

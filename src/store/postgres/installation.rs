@@ -3,10 +3,13 @@
 use async_trait::async_trait;
 use sqlx::Row as _;
 
-use super::{Postgres, connect::detached};
-use crate::store::{
-    Installation, MigrateError, StoreError,
-    migrations::{self, Step},
+use super::{Postgres, connect::detached, time::Timestamptz};
+use crate::{
+    job::Micros,
+    store::{
+        Installation, MigrateError, StoreError,
+        migrations::{self, Step},
+    },
 };
 
 const STEPS: &[Step] = &[(1, "jobs", include_str!("migrations/0001_jobs.sql"))];
@@ -66,6 +69,24 @@ impl Installation for Postgres {
         detached(async move {
             let done = sqlx::query("UPDATE installation SET value = $3 WHERE name = $1 AND value = $2");
             Ok(done.bind(name).bind(from).bind(to).execute(&pool).await?.rows_affected() == 1)
+        })
+        .await
+    }
+
+    async fn value(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let (pool, name) = (self.pool.clone(), name.to_owned());
+        detached(async move {
+            let stands = sqlx::query("SELECT value FROM installation WHERE name = $1").bind(name);
+            stands.fetch_optional(&pool).await?.map(|row| row.try_get(0)).transpose()
+        })
+        .await
+    }
+
+    async fn now(&self) -> Result<Micros, StoreError> {
+        let pool = self.pool.clone();
+        detached(async move {
+            let now: Timestamptz = sqlx::query("SELECT clock_timestamp()").fetch_one(&pool).await?.try_get(0)?;
+            Ok(now.0)
         })
         .await
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Postgres, connect::detached, time::Timestamptz};
 use crate::{
-    job::{Completion, Due, Envelope, Key, Kind, NewJob, State, Tenant, Trace},
+    job::{Completion, Due, Envelope, Key, Kind, Micros, NewJob, State, Suspicion, Tenant, Trace},
     store::{AttemptRecord, Filter, JobRecord, Jobs, Known, SOON, StoreError, Transition},
 };
 
@@ -33,9 +33,9 @@ pub(super) async fn insert_new(connection: &mut PgConnection, jobs: &[&NewJob]) 
     }
     let column = |column: fn(&NewJob) -> Option<&str>| jobs.iter().map(|job| column(job)).collect::<Vec<_>>();
     let rows = sqlx::query(
-        "INSERT INTO jobs (id, created_at, root, parent, run, version, attempt, keyed, suspect, kind, tenant, source,
+        "INSERT INTO jobs (id, created_at, root, parent, run, version, attempt, keyed, kind, tenant, source,
                            fingerprint, body, trace_parent, trace_state, state, due_at)
-         SELECT c.id, c.created_at, c.root, c.parent, 1, c.version, 0, c.keyed, false, c.kind, c.tenant, c.source,
+         SELECT c.id, c.created_at, c.root, c.parent, 1, c.version, 0, c.keyed, c.kind, c.tenant, c.source,
                 c.fingerprint, c.body, c.trace_parent, c.trace_state, 'scheduled',
                 coalesce(c.due_at, now() + c.delay * interval '1 microsecond')
          FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::int[], $6::bool[], $7::text[],
@@ -116,7 +116,7 @@ async fn lookup(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec
 macro_rules! record_columns {
     () => {
         "id, created_at, finished_at, due_at, root, parent, run, conflicts, state::text, version, attempt, keyed,
-         suspect, kind, tenant, source, reason, error, trace_parent, trace_state, fingerprint"
+         suspicion, kind, tenant, source, reason, error, trace_parent, trace_state, fingerprint"
     };
 }
 
@@ -137,7 +137,7 @@ pub(super) fn envelope(row: &PgRow) -> sqlx::Result<Envelope> {
         source: row.try_get::<Option<&str>, _>("source")?.map(Arc::from),
         root: row.try_get("root")?,
         key,
-        suspect: row.try_get("suspect")?,
+        suspicion: Suspicion::from_number(row.try_get::<i16, _>("suspicion")?.into()),
         created_at: row.try_get::<Timestamptz, _>("created_at")?.0,
         trace: match trace {
             Some(parent) => Some(Box::new(Trace { parent, state: row.try_get("trace_state")? })),
@@ -150,7 +150,7 @@ fn tenant(row: &PgRow) -> sqlx::Result<Tenant> {
     Tenant::new(row.try_get("tenant")?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-fn state(row: &PgRow) -> sqlx::Result<State> {
+pub(super) fn state(row: &PgRow) -> sqlx::Result<State> {
     let text: &str = row.try_get("state")?;
     State::parse(text).ok_or_else(|| sqlx::Error::Decode(format!("no state is called {text}").into()))
 }
@@ -195,7 +195,7 @@ async fn attempts(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Vec<A
         .collect()
 }
 
-/// Tells why a change of a dead letter found none.
+/// Tells why a change found no job in the state that it needs.
 async fn refused(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Transition> {
     let row =
         sqlx::query("SELECT state::text, reason FROM jobs WHERE id = $1").bind(id).fetch_optional(connection).await?;
@@ -203,6 +203,16 @@ async fn refused(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Transi
         None => Transition::Unknown,
         Some(row) => Transition::Refused { state: state(&row)?, reason: row.try_get("reason")? },
     })
+}
+
+/// What follows a change that makes a job due at once: no tombstone holds for its new run.
+async fn due_again(connection: &mut PgConnection, id: Uuid, changed: u64) -> sqlx::Result<Transition> {
+    if changed == 0 {
+        return refused(connection, id).await;
+    }
+    sqlx::query("DELETE FROM tombstones WHERE id = $1").bind(id).execute(&mut *connection).await?;
+    sqlx::query(NOTIFY).execute(connection).await?;
+    Ok(Transition::Done)
 }
 
 #[async_trait::async_trait]
@@ -318,6 +328,25 @@ impl Jobs for Postgres {
         .await
     }
 
+    async fn ended(&self, after: Micros, kind: Option<&Kind>, limit: u32) -> Result<Vec<JobRecord>, StoreError> {
+        let (pool, kind) = (self.pool.clone(), kind.map(Kind::to_string));
+        detached(async move {
+            let rows = sqlx::query(concat!(
+                "SELECT ",
+                record_columns!(),
+                ", NULL::bytea AS body, NULL::bytea AS output FROM jobs
+                 WHERE finished_at > $1 AND ($2::text IS NULL OR kind = $2) ORDER BY finished_at, id LIMIT $3"
+            ))
+            .bind(Timestamptz(after))
+            .bind(kind)
+            .bind(i64::from(limit))
+            .fetch_all(&pool)
+            .await?;
+            rows.iter().map(record).collect()
+        })
+        .await
+    }
+
     async fn count(&self, state: State, limit: u32) -> Result<u32, StoreError> {
         let pool = self.pool.clone();
         detached(async move {
@@ -341,18 +370,33 @@ impl Jobs for Postgres {
             let done = sqlx::query(
                 "UPDATE jobs
                  SET state = 'scheduled', run = run + 1, attempt = 0, due_at = now(), finished_at = NULL,
-                     claim = NULL, claimed_until = NULL
+                     claim = NULL, claimed_until = NULL, parked_at = NULL
                  WHERE id = $1 AND state = 'dead' AND reason <> 'undecodable'",
             )
             .bind(id)
             .execute(&mut *transaction)
             .await?;
-            let transition = if done.rows_affected() == 1 {
-                sqlx::query(NOTIFY).execute(&mut *transaction).await?;
-                Transition::Done
-            } else {
-                refused(&mut transaction, id).await?
-            };
+            let transition = due_again(&mut transaction, id, done.rows_affected()).await?;
+            transaction.commit().await?;
+            Ok(transition)
+        })
+        .await
+    }
+
+    async fn requeue(&self, id: Uuid) -> Result<Transition, StoreError> {
+        let pool = self.pool.clone();
+        detached(async move {
+            let mut transaction = pool.begin().await?;
+            let done = sqlx::query(
+                "UPDATE jobs
+                 SET state = 'scheduled', run = run + 1, due_at = now(), claim = NULL, claimed_until = NULL,
+                     parked_at = NULL
+                 WHERE id = $1 AND state IN ('scheduled', 'queued', 'running', 'retrying') AND body IS NOT NULL",
+            )
+            .bind(id)
+            .execute(&mut *transaction)
+            .await?;
+            let transition = due_again(&mut transaction, id, done.rows_affected()).await?;
             transaction.commit().await?;
             Ok(transition)
         })

@@ -2,10 +2,13 @@
 //!
 //! Owns its SQL and its schema. Recording has connections of its own, one a lane; everything else shares a small pool.
 
+mod cancel;
 mod connect;
 mod due;
+mod fleet;
 mod installation;
 mod jobs;
+mod park;
 mod prune;
 mod record;
 mod time;

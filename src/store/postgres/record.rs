@@ -7,8 +7,9 @@ use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
+    cancel,
     connect::{PgUrl, bounded},
-    jobs,
+    jobs, park,
     time::Timestamptz,
 };
 use crate::{
@@ -37,10 +38,9 @@ impl Record for Lane {
             None => self.url.connect().await?,
         };
         let recorded = if batch.iter().all(Completion::is_plain_success) {
-            // One statement is a transaction by itself, and nobody needs to know which of them won.
-            bounded(insert_successes(&mut connection, batch)).await
+            bounded(record_successes(&mut connection, batch)).await
         } else {
-            bounded(record_all(&mut connection, batch)).await
+            bounded(record_all(&mut connection, &batch.iter().collect::<Vec<_>>())).await
         };
         match recorded {
             Ok(won) => {
@@ -76,7 +76,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(batch: &'a [Completion]) -> Self {
+    fn of(batch: impl IntoIterator<Item = &'a Completion>) -> Self {
         let mut columns = Self::default();
         for completion in batch {
             let (envelope, after) = (&completion.envelope, completion.after());
@@ -102,13 +102,15 @@ async fn insert_successes(connection: &mut PgConnection, batch: &[Completion]) -
     let done = sqlx::query(
         "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
                            state, finished_at)
-         SELECT *, 'succeeded', now()
+         SELECT c.*, 'succeeded', now()
          FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
                      $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[])
+              AS c (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output)
+         WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.id = c.id)
          ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
-             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspect = false,
-             reason = NULL, error = NULL, due_at = NULL, claim = NULL, claimed_until = NULL
+             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspicion = 0,
+             reason = NULL, error = NULL, due_at = NULL, claim = NULL, claimed_until = NULL, parked_at = NULL
          WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.run <= excluded.run
            AND jobs.tenant = excluded.tenant",
     )
@@ -129,16 +131,37 @@ async fn insert_successes(connection: &mut PgConnection, batch: &[Completion]) -
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }
 
+/// One statement is a transaction by itself, and nobody needs to know which of them won.
+async fn record_successes(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<usize> {
+    let won = insert_successes(connection, batch).await?;
+    if won == batch.len() {
+        return Ok(won);
+    }
+    // Some lost the fence, or met a tombstone, which no statement on the common path should have to tell apart.
+    let met = cancel::met(connection, batch).await?;
+    let called_off: Vec<_> = batch.iter().filter(|it| met.binary_search(&it.envelope.id).is_ok()).collect();
+    if called_off.is_empty() { Ok(won) } else { Ok(won + record_all(connection, &called_off).await?) }
+}
+
 /// A batch with more in it than plain successes, in one transaction.
-async fn record_all(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<usize> {
+async fn record_all(connection: &mut PgConnection, batch: &[&Completion]) -> sqlx::Result<usize> {
     connection.execute("BEGIN").await?;
-    let won = upsert(connection, batch).await?;
+    let met = cancel::met(connection, batch.iter().copied()).await?;
+    let called_off: Vec<_> = batch.iter().filter_map(|completion| completion.called_off(&met)).collect();
+    let others = batch.iter().copied().filter(|it| met.binary_search(&it.envelope.id).is_err());
+    let mut batch: Vec<_> = others.chain(&called_off).collect();
+    batch.sort_unstable_by_key(|completion| completion.envelope.id);
+    let (parked, plain): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|it| it.after().parking.is_some());
+    let mut won = upsert(connection, &plain).await?;
+    won.extend(park::park(connection, &parked).await?);
+    won.sort_unstable();
     let is_winner = |completion: &&Completion| won.binary_search(&completion.envelope.id).is_ok();
-    let (winners, losers): (Vec<_>, Vec<_>) = batch.iter().partition(is_winner);
+    let (winners, losers): (Vec<_>, Vec<_>) = batch.iter().copied().partition(is_winner);
     insert_attempts(connection, &winners).await?;
     let follow_ups: Vec<_> = winners.iter().flat_map(|completion| completion.after().follow_ups).collect();
     jobs::insert_new(connection, &follow_ups).await?;
     jobs::note_other_bodies(connection, &losers).await?;
+    cancel::bury(connection, &met).await?;
     let due_soon = |completion: &&Completion| completion.after().delay.is_some_and(|delay| delay < SOON);
     if winners.iter().any(due_soon) {
         connection.execute(jobs::NOTIFY).await?;
@@ -147,13 +170,17 @@ async fn record_all(connection: &mut PgConnection, batch: &[Completion]) -> sqlx
     Ok(winners.len())
 }
 
-async fn upsert(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<Vec<Uuid>> {
-    let columns = Columns::of(batch);
+async fn upsert(connection: &mut PgConnection, batch: &[&Completion]) -> sqlx::Result<Vec<Uuid>> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let columns = Columns::of(batch.iter().copied());
     let mut digests: Vec<Option<&[u8]>> = Vec::with_capacity(batch.len());
     let mut states = Vec::with_capacity(batch.len());
     let mut delays: Vec<Option<i64>> = Vec::with_capacity(batch.len());
     let mut reasons: Vec<Option<&str>> = Vec::with_capacity(batch.len());
     let mut errors: Vec<Option<&str>> = Vec::with_capacity(batch.len());
+    let mut suspicions = Vec::with_capacity(batch.len());
     let mut traces: (Vec<Option<&str>>, Vec<Option<&str>>) = Default::default();
     for completion in batch {
         let (envelope, after) = (&completion.envelope, completion.after());
@@ -162,26 +189,28 @@ async fn upsert(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Re
         traces.0.push(trace.map(|trace| trace.parent.as_str()));
         traces.1.push(trace.and_then(|trace| trace.state.as_deref()));
         states.push(after.state.as_str());
+        suspicions.push(after.suspicion.as_number());
         delays.push(after.delay.map(jobs::micros));
         reasons.push(after.reason);
         errors.push(after.failure.map(|failure| failure.text.as_str()));
     }
     let rows = sqlx::query(
         "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
-                           fingerprint, reason, error, trace_parent, trace_state, state, due_at, finished_at)
+                           fingerprint, reason, error, trace_parent, trace_state, suspicion, state, due_at, finished_at)
          SELECT c.id, c.created_at, c.root, c.run, c.version, c.attempt, c.keyed, c.kind, c.tenant, c.source, c.body,
-                c.output, c.fingerprint, c.reason, c.error, c.trace_parent, c.trace_state, c.state::job_state,
+                c.output, c.fingerprint, c.reason, c.error, c.trace_parent, c.trace_state, c.suspicion,
+                c.state::job_state,
                 now() + c.delay * interval '1 microsecond', CASE WHEN c.delay IS NULL THEN now() END
          FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
                      $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::text[],
-                     $15::text[], $16::text[], $17::text[], $18::text[], $19::bigint[])
+                     $15::text[], $16::text[], $17::text[], $18::text[], $19::bigint[], $20::smallint[])
               AS c (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
-                    fingerprint, reason, error, trace_parent, trace_state, state, delay)
+                    fingerprint, reason, error, trace_parent, trace_state, state, delay, suspicion)
          ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
-             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspect = false,
-             reason = excluded.reason, error = excluded.error, due_at = excluded.due_at,
-             claim = NULL, claimed_until = NULL
+             attempt = excluded.attempt, body = excluded.body, output = excluded.output,
+             suspicion = excluded.suspicion, reason = excluded.reason, error = excluded.error, due_at = excluded.due_at,
+             claim = NULL, claimed_until = NULL, parked_at = NULL
          WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.tenant = excluded.tenant
            AND jobs.run <= excluded.run - CASE WHEN excluded.due_at IS NULL THEN 0 ELSE 1 END
          RETURNING id",
@@ -205,6 +234,7 @@ async fn upsert(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Re
     .bind(traces.1)
     .bind(states)
     .bind(delays)
+    .bind(suspicions)
     .fetch_all(connection)
     .await?;
     let mut won: Vec<Uuid> = rows.iter().map(|row: &PgRow| row.get(0)).collect();

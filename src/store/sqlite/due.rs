@@ -53,7 +53,7 @@ async fn claim(
              WHERE id IN (SELECT id FROM jobs
                           WHERE kind = ?3 AND due_at <= ?4 AND (claimed_until IS NULL OR claimed_until < ?4)
                           ORDER BY due_at LIMIT ?5)
-             RETURNING id, created_at, root, run, version, attempt, keyed, suspect, kind, tenant, source, trace_parent,
+             RETURNING id, created_at, root, run, version, attempt, keyed, suspicion, kind, tenant, source, trace_parent,
                        trace_state, fingerprint, body, due_at",
         )
         .bind(claim.token)

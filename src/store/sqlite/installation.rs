@@ -7,9 +7,13 @@ use super::{
     Sqlite,
     connect::{read, written},
 };
-use crate::store::{
-    Installation, MigrateError, StoreError,
-    migrations::{self, Step},
+use crate::{
+    clock,
+    job::Micros,
+    store::{
+        Installation, MigrateError, StoreError,
+        migrations::{self, Step},
+    },
 };
 
 const STEPS: &[Step] = &[(1, "jobs", include_str!("migrations/0001_jobs.sql"))];
@@ -86,6 +90,16 @@ impl Installation for Sqlite {
                 })
                 .await,
         )
+    }
+
+    async fn value(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let stands = sqlx::query("SELECT value FROM installation WHERE name = ?").bind(name);
+        let row = read(stands.fetch_optional(self.database.readers()).await)?;
+        read(row.map(|row| row.try_get(0)).transpose())
+    }
+
+    async fn now(&self) -> Result<Micros, StoreError> {
+        Ok(clock::now())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

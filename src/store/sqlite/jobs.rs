@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock,
-    job::{Completion, Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
+    job::{Completion, Due, Envelope, Key, Kind, Micros, NewJob, State, Suspicion, Tenant, Trace},
     store::{AttemptRecord, Filter, JobRecord, Jobs, Known, SOON, StoreError, Transition},
 };
 
@@ -122,7 +122,7 @@ async fn lookup(readers: &SqlitePool, ids: &[Uuid]) -> sqlx::Result<Vec<Known>> 
 /// The columns of a record, apart from body and output.
 macro_rules! record_columns {
     () => {
-        "id, created_at, finished_at, due_at, root, parent, run, conflicts, state, version, attempt, keyed, suspect,
+        "id, created_at, finished_at, due_at, root, parent, run, conflicts, state, version, attempt, keyed, suspicion,
          kind, tenant, source, reason, error, trace_parent, trace_state, fingerprint"
     };
 }
@@ -144,7 +144,7 @@ pub(super) fn envelope(row: &SqliteRow) -> sqlx::Result<Envelope> {
         source: row.try_get::<Option<&str>, _>("source")?.map(Arc::from),
         root: row.try_get("root")?,
         key,
-        suspect: row.try_get("suspect")?,
+        suspicion: Suspicion::from_number(row.try_get("suspicion")?),
         created_at: row.try_get("created_at")?,
         trace: match trace {
             Some(parent) => Some(Box::new(Trace { parent, state: row.try_get("trace_state")? })),
@@ -157,7 +157,7 @@ fn tenant(row: &SqliteRow) -> sqlx::Result<Tenant> {
     Tenant::new(row.try_get("tenant")?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-fn state(row: &SqliteRow) -> sqlx::Result<State> {
+pub(super) fn state(row: &SqliteRow) -> sqlx::Result<State> {
     let text: &str = row.try_get("state")?;
     State::parse(text).ok_or_else(|| sqlx::Error::Decode(format!("no state is called {text}").into()))
 }
@@ -201,13 +201,22 @@ async fn attempts(readers: &SqlitePool, id: Uuid) -> sqlx::Result<Vec<AttemptRec
         .collect()
 }
 
-/// Tells why a change of a dead letter found none.
+/// Tells why a change found no job in the state that it needs.
 async fn refused(connection: &mut SqliteConnection, id: Uuid) -> sqlx::Result<Transition> {
     let row = sqlx::query("SELECT state, reason FROM jobs WHERE id = ?").bind(id).fetch_optional(connection).await?;
     Ok(match row {
         None => Transition::Unknown,
         Some(row) => Transition::Refused { state: state(&row)?, reason: row.try_get("reason")? },
     })
+}
+
+/// What follows a change that makes a job due at once: no tombstone holds for its new run.
+async fn due_again(connection: &mut SqliteConnection, id: Uuid, changed: u64) -> sqlx::Result<Transition> {
+    if changed == 0 {
+        return refused(connection, id).await;
+    }
+    super::cancel::bury(connection, &[id]).await?;
+    Ok(Transition::Done)
 }
 
 #[async_trait]
@@ -330,6 +339,21 @@ impl Jobs for Sqlite {
         read(listed.await)
     }
 
+    async fn ended(&self, after: Micros, kind: Option<&Kind>, limit: u32) -> Result<Vec<JobRecord>, StoreError> {
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            record_columns!(),
+            ", NULL AS body, NULL AS output FROM jobs
+             WHERE finished_at > ? AND kind = coalesce(?, kind) ORDER BY finished_at, id LIMIT ?"
+        ))
+        .bind(after)
+        .bind(kind.map(Kind::as_str))
+        .bind(limit)
+        .fetch_all(self.database.readers());
+        let rows = read(rows.await)?;
+        read(rows.iter().map(record).collect())
+    }
+
     async fn count(&self, state: State, limit: u32) -> Result<u32, StoreError> {
         let counted =
             sqlx::query("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = ? AND state <> 'succeeded' LIMIT ?)")
@@ -348,14 +372,39 @@ impl Jobs for Sqlite {
                         let done = sqlx::query(
                             "UPDATE jobs
                              SET state = 'scheduled', run = run + 1, attempt = 0, due_at = ?, finished_at = NULL,
-                                 claim = NULL, claimed_until = NULL
+                                 claim = NULL, claimed_until = NULL, parked_at = NULL
                              WHERE id = ? AND state = 'dead' AND reason <> 'undecodable'",
                         )
                         .bind(clock::now())
                         .bind(id)
                         .execute(&mut *connection)
                         .await?;
-                        if done.rows_affected() == 1 { Ok(Transition::Done) } else { refused(connection, id).await }
+                        due_again(connection, id, done.rows_affected()).await
+                    })
+                })
+                .await,
+        )?;
+        self.due.notify_one();
+        Ok(transition)
+    }
+
+    async fn requeue(&self, id: Uuid) -> Result<Transition, StoreError> {
+        let transition = written(
+            self.database
+                .write(move |connection| {
+                    Box::pin(async move {
+                        let done = sqlx::query(
+                            "UPDATE jobs
+                             SET state = 'scheduled', run = run + 1, due_at = ?, claim = NULL, claimed_until = NULL,
+                                 parked_at = NULL
+                             WHERE id = ? AND state IN ('scheduled', 'queued', 'running', 'retrying')
+                               AND body IS NOT NULL",
+                        )
+                        .bind(clock::now())
+                        .bind(id)
+                        .execute(&mut *connection)
+                        .await?;
+                        due_again(connection, id, done.rows_affected()).await
                     })
                 })
                 .await,

@@ -3,10 +3,13 @@
 //! Owns its SQL and the schema of the file, the embedded broker's tables included: one file has one history. All writes
 //! go through [`Database::write`], which commits them in groups.
 
+mod cancel;
 mod connect;
 mod due;
+mod fleet;
 mod installation;
 mod jobs;
+mod park;
 mod prune;
 mod record;
 

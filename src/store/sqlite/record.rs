@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{connect::written, jobs};
+use super::{cancel, connect::written, jobs, park};
 use crate::{
     clock,
     job::{Completion, Micros},
@@ -39,7 +39,8 @@ impl Record for Lane {
                     let (batch, rows) = work.clone();
                     Box::pin(async move {
                         let batch = &batch[rows];
-                        if batch.iter().all(Completion::is_plain_success) {
+                        let any = cancel::any(connection).await?;
+                        if batch.iter().all(Completion::is_plain_success) && !any {
                             insert_successes(connection, batch).await
                         } else {
                             record_all(connection, batch).await
@@ -64,8 +65,8 @@ static INSERT_SUCCESSES: LazyLock<MultiRow> = LazyLock::new(|| {
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'succeeded', ?)",
         "ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
-             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspect = 0,
-             reason = NULL, error = NULL, due_at = NULL, claim = NULL, claimed_until = NULL
+             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspicion = 0,
+             reason = NULL, error = NULL, due_at = NULL, claim = NULL, claimed_until = NULL, parked_at = NULL
          WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.run <= excluded.run
            AND jobs.tenant = excluded.tenant",
     )
@@ -100,34 +101,42 @@ async fn insert_successes(connection: &mut SqliteConnection, batch: &[Completion
 /// A batch with more in it than plain successes.
 async fn record_all(connection: &mut SqliteConnection, batch: &[Completion]) -> sqlx::Result<usize> {
     let now = clock::now();
-    let won = upsert(connection, batch, now).await?;
+    let met = cancel::met(connection, batch).await?;
+    let called_off: Vec<_> = batch.iter().filter_map(|completion| completion.called_off(&met)).collect();
+    let others = batch.iter().filter(|it| met.binary_search(&it.envelope.id).is_err());
+    let batch: Vec<_> = others.chain(&called_off).collect();
+    let (parked, plain): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|it| it.after().parking.is_some());
+    let mut won = upsert(connection, &plain, now).await?;
+    won.extend(park::park(connection, &parked, now).await?);
+    won.sort_unstable();
     let is_winner = |completion: &&Completion| won.binary_search(&completion.envelope.id).is_ok();
-    let (winners, losers): (Vec<_>, Vec<_>) = batch.iter().partition(is_winner);
+    let (winners, losers): (Vec<_>, Vec<_>) = batch.iter().copied().partition(is_winner);
     insert_attempts(connection, &winners, now).await?;
     let follow_ups: Vec<_> = winners.iter().flat_map(|completion| completion.after().follow_ups).collect();
     jobs::insert_new(connection, &follow_ups, now).await?;
     jobs::note_other_bodies(connection, &losers).await?;
+    cancel::bury(connection, &met).await?;
     Ok(winners.len())
 }
 
 static UPSERT: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
-                           fingerprint, reason, error, trace_parent, trace_state, state, due_at, finished_at)
+                           fingerprint, reason, error, trace_parent, trace_state, suspicion, state, due_at, finished_at)
          VALUES",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         "ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
-             attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspect = 0,
-             reason = excluded.reason, error = excluded.error, due_at = excluded.due_at,
-             claim = NULL, claimed_until = NULL
+             attempt = excluded.attempt, body = excluded.body, output = excluded.output,
+             suspicion = excluded.suspicion, reason = excluded.reason, error = excluded.error, due_at = excluded.due_at,
+             claim = NULL, claimed_until = NULL, parked_at = NULL
          WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.tenant = excluded.tenant
            AND jobs.run <= excluded.run - (excluded.due_at IS NOT NULL)
          RETURNING id",
     )
 });
 
-async fn upsert(connection: &mut SqliteConnection, batch: &[Completion], now: Micros) -> sqlx::Result<Vec<Uuid>> {
+async fn upsert(connection: &mut SqliteConnection, batch: &[&Completion], now: Micros) -> sqlx::Result<Vec<Uuid>> {
     let mut won = Vec::with_capacity(batch.len());
     for (mut query, part) in UPSERT.statements(batch) {
         for completion in part {
@@ -151,6 +160,7 @@ async fn upsert(connection: &mut SqliteConnection, batch: &[Completion], now: Mi
                 .bind(after.failure.map(|failure| failure.text.as_str()))
                 .bind(trace.map(|trace| trace.parent.as_str()))
                 .bind(trace.and_then(|trace| trace.state.as_deref()))
+                .bind(after.suspicion.as_number())
                 .bind(after.state.as_str())
                 .bind(after.delay.map(|delay| jobs::later(now, delay)))
                 .bind(after.delay.is_none().then_some(now));
@@ -160,7 +170,6 @@ async fn upsert(connection: &mut SqliteConnection, batch: &[Completion], now: Mi
             won.push(row.try_get(0)?);
         }
     }
-    won.sort_unstable();
     Ok(won)
 }
 

@@ -215,7 +215,7 @@ async fn what_was_published_comes_out_as_it_went_in(fixture: Fixture) {
         source: Some("shop".into()),
         root: Some(Uuid::from_u128(9)),
         key: Key::Digest([7; 32]),
-        suspect: true,
+        suspicion: warren::job::Suspicion::Crashed,
         trace: Some(Box::new(Trace { parent: "00-ab-cd-01".into(), state: Some("x=y".into()) })),
         ..envelope_of(&first())
     };
@@ -758,7 +758,10 @@ fn hang(queue: &str, hangs: bool) -> Option<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_hangs_takes_no_jobs_and_holds_up_no_other() {
     let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
-    until("it takes jobs", async || producer.publish(outgoing(&second())).await.ok()).await;
+    // A channel that meets a queue for the first time waits for it, and so do all others on that channel.
+    for kind in [first(), second()] {
+        until("it takes jobs", async || producer.publish(outgoing(&kind)).await.ok()).await;
+    }
     let queue = prefix.names().queue(&first());
     if hang(&queue, true).is_none() {
         eprintln!("left out: the broker is not a private one");
@@ -789,5 +792,5 @@ async fn a_queue_that_hangs_takes_no_jobs_and_holds_up_no_other() {
     assert!(stuck > 10, "{stuck}");
     hang(&queue, false);
     until("it takes jobs again", async || producer.publish(outgoing(&first())).await.ok()).await;
-    assert_eq!(depth(&prefix, &first()).await, 2, "the one of which nothing was known, and the last");
+    assert_eq!(depth(&prefix, &first()).await, 3, "the first, the one of which nothing was known, and the last");
 }

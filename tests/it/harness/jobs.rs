@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use uuid::Uuid;
 use warren::{
     clock,
-    job::{Completion, Due, Envelope, Failure, Kind, NewJob, Outcome},
+    job::{Completion, Due, Envelope, Failure, Kind, NewJob, Outcome, Suspicion},
 };
 
 pub(crate) fn kind(name: &str) -> Kind {
@@ -48,7 +48,7 @@ fn failed(envelope: &Envelope, outcome: Outcome) -> Completion {
 }
 
 pub(crate) fn retry(envelope: &Envelope, delay: Duration) -> Completion {
-    failed(envelope, Outcome::Retry { delay, failure: failure("oops") })
+    failed(envelope, Outcome::Retry { delay, failure: failure("oops"), suspicion: Suspicion::None })
 }
 
 pub(crate) fn snooze(envelope: &Envelope, delay: Duration) -> Completion {

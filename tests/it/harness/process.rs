@@ -4,7 +4,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
@@ -106,12 +106,59 @@ impl Installation {
         said(&mut command)
     }
 
+    /// Starts a command that goes on until it is ended.
+    pub(crate) fn spawn(&self, arguments: &[&str], stdout: Stdio) -> Child {
+        self.command(arguments).stdout(stdout).spawn().expect("the binary")
+    }
+
     /// Starts `warren up` with these roles, on ports that are free.
     pub(crate) fn up(&self, roles: &[&str]) -> Up {
+        self.up_with(roles, &[])
+    }
+
+    /// The same, to be ended abruptly at a crash point.
+    pub(crate) fn up_to_crash(&self, roles: &[&str], at: &str, after: u32) -> Up {
+        self.up_with(roles, &[("WARREN_CRASH_AT", at), ("WARREN_CRASH_AFTER", &after.to_string())])
+    }
+
+    /// Keeps a process with these roles running, as a supervisor does.
+    pub(crate) fn supervise(&self, roles: &[&str]) -> Supervised {
+        let arguments = [&["up"], roles, &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]].concat();
+        let mut command = self.command(&arguments);
+        let log = self.folder.path().join(unique("log"));
+        command.stderr(std::fs::File::create(&log).expect("our own folder"));
+        let out = self.folder.path().join(unique("out"));
+        let (running, ends) = (Arc::<Mutex<Running>>::default(), Arc::<Mutex<_>>::default());
+        let mut supervised =
+            Supervised { running: running.clone(), ends: ends.clone(), thread: None, log, out: out.clone() };
+        let thread = std::thread::spawn(move || {
+            loop {
+                let mut child = {
+                    let mut running = running.lock().expect("no panic");
+                    if running.stop {
+                        break;
+                    }
+                    // Emptied at each start: what stands in it is of the one that runs.
+                    command.stdout(std::fs::File::create(&out).expect("our own folder"));
+                    let child = command.spawn().expect("the binary");
+                    running.pid = Some(child.id());
+                    child
+                };
+                let status = child.wait().expect("it is ours");
+                running.lock().expect("no panic").pid = None;
+                ends.lock().expect("no panic").push(status);
+            }
+        });
+        supervised.thread = Some(thread);
+        supervised
+    }
+
+    fn up_with(&self, roles: &[&str], environment: &[(&str, &str)]) -> Up {
         let arguments = [&["up"], roles, &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]].concat();
         let log = self.folder.path().join(unique("log"));
         let mut command = self.command(&arguments);
         command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).expect("our own folder"));
+        command.envs(environment.iter().copied());
         let mut child = command.spawn().expect("the binary");
         let (sender, lines) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -207,6 +254,50 @@ impl Drop for Up {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("a process of the failed test said:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
+/// A process that is started again whenever it ends.
+pub(crate) struct Supervised {
+    running: Arc<Mutex<Running>>,
+    ends: Arc<Mutex<Vec<ExitStatus>>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    log: PathBuf,
+    out: PathBuf,
+}
+
+#[derive(Default)]
+struct Running {
+    pid: Option<u32>,
+    stop: bool,
+}
+
+impl Supervised {
+    /// Where the gateway of the one that runs listens, once it does.
+    pub(crate) fn gateway(&self) -> Option<String> {
+        let said = std::fs::read_to_string(&self.out).ok()?;
+        let line = said.lines().find_map(|line| line.trim().strip_prefix("jobs"))?;
+        line.trim().strip_suffix("/v1/jobs/{kind}").map(str::to_owned)
+    }
+
+    /// How it ended, each time.
+    pub(crate) fn ends(&self) -> Vec<ExitStatus> {
+        self.ends.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().expect("no panic");
+        running.stop = true;
+        if let Some(pid) = running.pid {
+            _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+        drop(running);
+        _ = self.thread.take().map(std::thread::JoinHandle::join);
         if std::thread::panicking() {
             eprintln!("a process of the failed test said:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
         }

@@ -10,6 +10,8 @@ CREATE TABLE jobs (
     finished_at   timestamptz,
     due_at        timestamptz,
     claimed_until timestamptz,
+    -- Since when it waits for something to change: a newer build, or a broker that no longer gives it up.
+    parked_at     timestamptz,
     claim         uuid,
     root          uuid,
     parent        uuid,
@@ -19,7 +21,7 @@ CREATE TABLE jobs (
     version       integer     NOT NULL,
     attempt       smallint    NOT NULL,
     keyed         boolean     NOT NULL,
-    suspect       boolean     NOT NULL DEFAULT false,
+    suspicion     smallint    NOT NULL DEFAULT 0,
     kind          text        NOT NULL,
     tenant        text        NOT NULL,
     source        text,
@@ -56,6 +58,35 @@ CREATE TABLE attempts (
     code      text        NOT NULL,
     error     text        NOT NULL,
     PRIMARY KEY (id, run)
+);
+
+-- Jobs that are to be called off as soon as someone meets them.
+CREATE TABLE tombstones (
+    id         uuid        PRIMARY KEY,
+    seq        bigint      GENERATED ALWAYS AS IDENTITY UNIQUE,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    tenant     text        NOT NULL
+);
+
+-- What runs where: a row for each process, written anew every few seconds.
+CREATE TABLE instances (
+    id         uuid        PRIMARY KEY,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    beat_at    timestamptz NOT NULL DEFAULT now(),
+    pid        bigint      NOT NULL,
+    host       text        NOT NULL,
+    version    text        NOT NULL,
+    roles      text        NOT NULL,
+    -- The jobs that it runs, as JSON.
+    work       text        NOT NULL
+);
+
+-- How many jobs of a kind were published in ten seconds: tells how old the oldest is that waits.
+CREATE TABLE published (
+    kind   text        NOT NULL,
+    bucket timestamptz NOT NULL,
+    count  bigint      NOT NULL,
+    PRIMARY KEY (kind, bucket)
 );
 
 -- What all processes of an installation must agree on.

@@ -6,6 +6,8 @@ CREATE TABLE jobs (
     finished_at   INTEGER,
     due_at        INTEGER,
     claimed_until INTEGER,
+    -- Since when it waits for something to change: a newer build, or a broker that no longer gives it up.
+    parked_at     INTEGER,
     claim         BLOB,
     root          BLOB,
     parent        BLOB,
@@ -16,7 +18,7 @@ CREATE TABLE jobs (
     version       INTEGER NOT NULL,
     attempt       INTEGER NOT NULL,
     keyed         INTEGER NOT NULL,
-    suspect       INTEGER NOT NULL DEFAULT 0,
+    suspicion     INTEGER NOT NULL DEFAULT 0,
     kind          TEXT    NOT NULL,
     tenant        TEXT    NOT NULL,
     -- Text with a NUL in it is refused, as Postgres refuses it: what one store takes, the other takes too.
@@ -43,6 +45,35 @@ CREATE TABLE attempts (
     code      TEXT    NOT NULL,
     error     TEXT    NOT NULL,
     PRIMARY KEY (id, run)
+) STRICT, WITHOUT ROWID;
+
+-- Jobs that are to be called off as soon as someone meets them.
+CREATE TABLE tombstones (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         BLOB    NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL,
+    tenant     TEXT    NOT NULL
+) STRICT;
+
+-- What runs where: a row for each process, written anew every few seconds.
+CREATE TABLE instances (
+    id         BLOB    NOT NULL PRIMARY KEY,
+    started_at INTEGER NOT NULL,
+    beat_at    INTEGER NOT NULL,
+    pid        INTEGER NOT NULL,
+    host       TEXT    NOT NULL,
+    version    TEXT    NOT NULL,
+    roles      TEXT    NOT NULL,
+    -- The jobs that it runs, as JSON.
+    work       TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How many jobs of a kind were published in ten seconds: tells how old the oldest is that waits.
+CREATE TABLE published (
+    kind   TEXT    NOT NULL,
+    bucket INTEGER NOT NULL,
+    count  INTEGER NOT NULL,
+    PRIMARY KEY (kind, bucket)
 ) STRICT, WITHOUT ROWID;
 
 -- What all processes of an installation must agree on.

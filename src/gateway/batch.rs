@@ -1,0 +1,471 @@
+//! Many jobs in one request: a JSON array, or one object a line.
+//!
+//! Read, submitted and answered piece by piece, so that neither the request nor the answer is ever held whole. Every item
+//! is answered for itself, in order, and a bad one spoils no other.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::{future::join_all, stream};
+use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http_body_util::BodyExt as _;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+use warren_messages::codec::MAX_BYTES;
+
+use super::{
+    Gateway,
+    problem::{Item as ProblemItem, Problem},
+    request,
+    submit::{Submission, Submitted},
+};
+use crate::{
+    job::{Kind, State, Tenant},
+    runtime::registry::Format,
+};
+
+/// How many jobs one request may hold.
+const MOST: usize = 100_000;
+/// How long an item may be: its body, and what stands around it.
+const LONGEST: usize = MAX_BYTES + 4096;
+/// How many are submitted at once.
+const AT_ONCE: usize = 500;
+/// How long the next piece of a request may take.
+const PIECE: Duration = Duration::from_secs(30);
+
+/// One job of many.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item<'a> {
+    kind: String,
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    delay: Option<String>,
+    #[serde(default)]
+    run_at: Option<String>,
+}
+
+/// What became of one.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Verdict {
+    Taken {
+        index: usize,
+        status: u16,
+        id: Uuid,
+        kind: Kind,
+        state: State,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        replayed: bool,
+    },
+    Refused {
+        index: usize,
+        #[serde(flatten)]
+        problem: ProblemItem,
+    },
+}
+
+/// How items stand beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    Array,
+    Lines,
+}
+
+impl Layout {
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+        match named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+            "application/json" => Ok(Self::Array),
+            "application/x-ndjson" | "application/jsonl" | "application/ndjson" => Ok(Self::Lines),
+            media => {
+                let detail = format!(
+                    "the content type {media:?} is not taken for many jobs: send application/json (an array) or \
+                     application/x-ndjson (one object a line)"
+                );
+                Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail))
+            }
+        }
+    }
+}
+
+/// A piece of a request that was found to be one item, or why there is none.
+type Piece = Result<Bytes, Problem>;
+
+/// Cuts a request into its items. Looks at brackets and quotes only: whether an item is JSON, its own reading tells.
+#[derive(Debug)]
+pub(super) struct Splitter {
+    layout: Layout,
+    buffer: BytesMut,
+    /// How far the buffer was looked at.
+    seen: usize,
+    depth: usize,
+    in_text: bool,
+    escaped: bool,
+    /// In an array: before its bracket, within it, or behind it.
+    part: Part,
+    /// The rest of a line that is too long is passed over.
+    skipping: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Before,
+    Within,
+    Behind,
+}
+
+impl Splitter {
+    pub(super) fn new(layout: Layout) -> Self {
+        let (seen, depth) = (0, 0);
+        Self {
+            layout,
+            buffer: BytesMut::new(),
+            seen,
+            depth,
+            in_text: false,
+            escaped: false,
+            part: Part::Before,
+            skipping: false,
+        }
+    }
+
+    /// Takes in more of the request. `Err` ends it: what follows cannot be cut.
+    pub(super) fn push(&mut self, bytes: &[u8], items: &mut Vec<Piece>) -> Result<(), Problem> {
+        self.buffer.extend_from_slice(bytes);
+        match self.layout {
+            Layout::Lines => {
+                self.push_lines(items);
+                Ok(())
+            }
+            Layout::Array => self.push_array(items),
+        }
+    }
+
+    /// The request is over.
+    pub(super) fn end(&mut self, items: &mut Vec<Piece>) -> Result<(), Problem> {
+        match self.layout {
+            Layout::Lines => {
+                let last = self.buffer.split().freeze();
+                if !self.skipping && !last.trim_ascii().is_empty() {
+                    items.push(Ok(last));
+                }
+                Ok(())
+            }
+            Layout::Array if self.part == Part::Behind => Ok(()),
+            Layout::Array => Err(broken("the array is not closed")),
+        }
+    }
+
+    fn push_lines(&mut self, items: &mut Vec<Piece>) {
+        while let Some(end) = self.buffer[self.seen..].iter().position(|byte| *byte == b'\n') {
+            let line = self.buffer.split_to(self.seen + end + 1).freeze();
+            self.seen = 0;
+            if !std::mem::take(&mut self.skipping) && !line.trim_ascii().is_empty() {
+                items.push(Ok(line));
+            }
+        }
+        self.seen = self.buffer.len();
+        if self.buffer.len() > LONGEST {
+            if !self.skipping {
+                items.push(Err(too_long()));
+            }
+            self.skipping = true;
+            self.buffer.clear();
+            self.seen = 0;
+        }
+    }
+
+    fn push_array(&mut self, items: &mut Vec<Piece>) -> Result<(), Problem> {
+        while let Some(byte) = self.buffer.get(self.seen).copied() {
+            self.seen += 1;
+            if self.in_text {
+                match byte {
+                    _ if self.escaped => self.escaped = false,
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_text = false,
+                    _ => {}
+                }
+                continue;
+            }
+            match (self.part, byte) {
+                (_, b' ' | b'\t' | b'\r' | b'\n') => {}
+                (Part::Before, b'[') => {
+                    self.part = Part::Within;
+                    self.drop_seen();
+                }
+                (Part::Before, _) => return Err(broken("many jobs are an array: begin with [")),
+                (Part::Behind, _) => return Err(broken("something follows the array")),
+                (Part::Within, b'"') => self.in_text = true,
+                (Part::Within, b'{' | b'[') => self.depth += 1,
+                (Part::Within, b']') if self.depth == 0 => {
+                    self.cut(items);
+                    self.part = Part::Behind;
+                }
+                (Part::Within, b'}' | b']') => match self.depth.checked_sub(1) {
+                    Some(depth) => self.depth = depth,
+                    None => return Err(broken("a bracket closes what none has opened")),
+                },
+                (Part::Within, b',') if self.depth == 0 => self.cut(items),
+                (Part::Within, _) => {}
+            }
+        }
+        if self.buffer.len() > LONGEST { Err(too_long()) } else { Ok(()) }
+    }
+
+    /// What stands before the last byte that was seen is an item.
+    fn cut(&mut self, items: &mut Vec<Piece>) {
+        let mut item = self.buffer.split_to(self.seen);
+        self.seen = 0;
+        item.truncate(item.len() - 1);
+        if !item.trim_ascii().is_empty() {
+            items.push(Ok(item.freeze()));
+        }
+    }
+
+    fn drop_seen(&mut self) {
+        _ = self.buffer.split_to(self.seen);
+        self.seen = 0;
+    }
+}
+
+fn broken(detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid_json", detail)
+}
+
+fn too_long() -> Problem {
+    let detail = format!("the item is longer than {LONGEST} bytes, the most that is taken");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+}
+
+impl Gateway {
+    /// Takes many jobs, and answers each.
+    pub(super) async fn submit_many(
+        self: Arc<Self>,
+        tenant: Tenant,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, Problem> {
+        let layout = Layout::of(headers)?;
+        let mut batch = Batch {
+            gateway: self,
+            tenant,
+            layout,
+            splitter: Splitter::new(layout),
+            body,
+            count: 0,
+            keys: HashSet::new(),
+        };
+        // Before the answer begins it can still be a refusal of the whole.
+        let first = batch.next().await?;
+        if first.as_ref().is_none_or(|(items, end)| items.is_empty() && end.is_ok()) {
+            let detail = "there is no job in it: send an array of {kind, body, key?, delay?, run_at?}, or one such object a line";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "empty_batch", detail));
+        }
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(batch.answer(first, sender));
+        let answer = stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|piece: Bytes| (Ok::<_, std::convert::Infallible>(piece), receiver))
+        });
+        let media = match layout {
+            Layout::Array => "application/json",
+            Layout::Lines => "application/x-ndjson",
+        };
+        let mut response = Body::from_stream(answer).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        Ok(response)
+    }
+}
+
+struct Batch {
+    gateway: Arc<Gateway>,
+    tenant: Tenant,
+    layout: Layout,
+    splitter: Splitter,
+    body: Body,
+    count: usize,
+    keys: HashSet<(String, String)>,
+}
+
+/// Items that were read together, and whether the request can be read further.
+type Read = (Vec<Piece>, Result<(), Problem>);
+
+impl Batch {
+    /// The next items, as they come in; `None` behind the last. `Err` before the first of them.
+    async fn next(&mut self) -> Result<Option<Read>, Problem> {
+        let mut items = Vec::new();
+        while items.is_empty() {
+            let end = match tokio::time::timeout(PIECE, self.body.frame()).await {
+                Err(_) => Err(Problem::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "slow_body",
+                    format!("the next piece of the body did not come in within {} s", PIECE.as_secs()),
+                )),
+                Ok(Some(Err(error))) => {
+                    Err(Problem::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}")))
+                }
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.splitter.push(&data, &mut items),
+                    Err(_) => Ok(()),
+                },
+                Ok(None) => {
+                    let end = self.splitter.end(&mut items);
+                    return match (end, items.is_empty()) {
+                        (Ok(()), true) => Ok(None),
+                        (Err(problem), true) if self.count == 0 => Err(problem.closing()),
+                        (end, _) => Ok(Some((items, end))),
+                    };
+                }
+            };
+            match end {
+                Ok(()) => {}
+                Err(problem) if self.count == 0 && items.is_empty() => return Err(problem.closing()),
+                Err(problem) => return Ok(Some((items, Err(problem)))),
+            }
+        }
+        Ok(Some((items, Ok(()))))
+    }
+
+    /// Answers piece by piece; ends when the client has gone.
+    async fn answer(mut self, first: Option<Read>, answer: mpsc::Sender<Bytes>) {
+        let (mut accepted, mut refused) = (0_usize, 0_usize);
+        let mut text = Vec::new();
+        if self.layout == Layout::Array {
+            text.extend_from_slice(b"{\"results\":[");
+        }
+        let mut next = first;
+        while let Some((mut items, mut end)) = next {
+            if self.count + items.len() > MOST {
+                items.truncate(MOST - self.count);
+                let detail =
+                    format!("one request holds at most {MOST} jobs: this one and those behind it were not taken");
+                end = Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "batch_too_large", detail));
+            }
+            for some in items.chunks(AT_ONCE) {
+                let verdicts = self.submit(some).await;
+                for verdict in verdicts {
+                    let taken = matches!(verdict, Verdict::Taken { .. });
+                    *(if taken { &mut accepted } else { &mut refused }) += 1;
+                    self.write(&mut text, &verdict);
+                }
+                if answer.send(std::mem::take(&mut text).into()).await.is_err() {
+                    return;
+                }
+            }
+            if let Err(problem) = end {
+                refused += 1;
+                let verdict = Verdict::Refused { index: self.count, problem: problem.item() };
+                self.write(&mut text, &verdict);
+                break;
+            }
+            next = self.next().await.unwrap_or_else(|problem| Some((Vec::new(), Err(problem))));
+        }
+        if self.layout == Layout::Array {
+            text.extend_from_slice(format!("],\"accepted\":{accepted},\"refused\":{refused}}}\n").as_bytes());
+        }
+        _ = answer.send(text.into()).await;
+    }
+
+    fn write(&self, text: &mut Vec<u8>, verdict: &Verdict) {
+        let (Verdict::Taken { index, .. } | Verdict::Refused { index, .. }) = verdict;
+        if self.layout == Layout::Array && *index > 0 {
+            text.push(b',');
+        }
+        // Text, numbers and lists of them: it cannot fail.
+        _ = serde_json::to_writer(&mut *text, verdict);
+        if self.layout == Layout::Lines {
+            text.push(b'\n');
+        }
+    }
+
+    async fn submit(&mut self, items: &[Piece]) -> Vec<Verdict> {
+        let first = self.count;
+        self.count += items.len();
+        let read: Vec<_> = items.iter().map(|item| self.read(item)).collect();
+        let submitted = read.into_iter().map(|item| async {
+            let item = item?;
+            let body = item.body.map_or(b"{}".as_slice(), |body| body.get().as_bytes());
+            let submission = Submission {
+                tenant: self.tenant.clone(),
+                kind: &item.kind,
+                format: Format::Json,
+                body,
+                key: item.key.as_deref(),
+                when: request::when_of(item.delay.as_deref(), item.run_at.as_deref())?,
+                source: None,
+                trace: None,
+            };
+            self.gateway.submit(submission).await
+        });
+        let verdict = |(index, submitted): (usize, Result<Submitted, Problem>)| match submitted {
+            Ok(Submitted { id, kind, state, replayed, .. }) => {
+                Verdict::Taken { index, status: StatusCode::ACCEPTED.as_u16(), id, kind, state, replayed }
+            }
+            Err(problem) => Verdict::Refused { index, problem: problem.item() },
+        };
+        (first..).zip(join_all(submitted).await).map(verdict).collect()
+    }
+
+    fn read<'a>(&mut self, item: &'a Piece) -> Result<Item<'a>, Problem> {
+        let text = item.as_ref().map_err(Problem::again)?;
+        let item: Item<'_> = serde_json::from_slice(text).map_err(|error| {
+            let detail = format!("the item is no object of kind, body, key, delay and run_at: {error}");
+            let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+            Problem::new(status, if error.is_data() { "bad_item" } else { "invalid_json" }, detail)
+        })?;
+        if let Some(key) = &item.key {
+            request::check_key(key)?;
+            if !self.keys.insert((item.kind.clone(), key.clone())) {
+                let detail = "an item before this one has the same key: give each job a key of its own";
+                return Err(Problem::new(StatusCode::CONFLICT, "duplicate_in_batch", detail));
+            }
+        }
+        Ok(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(layout: Layout, text: &str, pieces: usize) -> (Vec<String>, bool) {
+        let mut splitter = Splitter::new(layout);
+        let mut items = Vec::new();
+        let mut well = true;
+        for piece in text.as_bytes().chunks(pieces) {
+            well &= splitter.push(piece, &mut items).is_ok();
+        }
+        well &= splitter.end(&mut items).is_ok();
+        let texts = items.into_iter().map(|item| String::from_utf8_lossy(&item.unwrap_or_default()).trim().to_owned());
+        (texts.collect(), well)
+    }
+
+    #[test]
+    fn items_are_the_same_however_the_request_comes_in() {
+        let array = r#" [ {"a": "],}\"["}, {"b": [1, {"c": []}]} ,{} ] "#;
+        let lines = "{\"a\": \"],}\\\"[\"}\n\n  {\"b\": [1, {\"c\": []}]}\r\n{}";
+        for pieces in [1, 2, 3, 7, 1000] {
+            let expected =
+                vec![r#"{"a": "],}\"["}"#.to_owned(), r#"{"b": [1, {"c": []}]}"#.to_owned(), "{}".to_owned()];
+            assert_eq!(cut(Layout::Array, array, pieces), (expected.clone(), true), "{pieces}");
+            assert_eq!(cut(Layout::Lines, lines, pieces), (expected, true), "{pieces}");
+        }
+    }
+
+    #[test]
+    fn an_array_that_is_none_is_told_so() {
+        for bad in ["{}", "[{}", "[{}] x", "[}]", ""] {
+            assert!(!cut(Layout::Array, bad, 3).1, "{bad}");
+        }
+        assert_eq!(cut(Layout::Array, "[]", 1), (Vec::new(), true));
+    }
+}

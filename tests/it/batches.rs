@@ -1,0 +1,121 @@
+//! Many jobs in one request, and requests that wait for their job.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    http::{Http, parts},
+    process::{Installation, Up},
+};
+
+fn open() -> (Installation, Up, Http) {
+    let installation = Installation::embedded("");
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    (installation, up, http)
+}
+
+fn statuses(results: &[Value]) -> Vec<u64> {
+    results.iter().map(|result| result["status"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_item_is_answered_and_a_bad_one_spoils_no_other() {
+    let (_installation, _up, http) = open();
+    let items = json!([
+        { "kind": "warren.probe" },
+        { "kind": "warren.probe", "body": { "work_ms": -1 } },
+        { "kind": "warren.porbe" },
+        { "kind": "warren.probe", "key": "a", "delay": "1h" },
+        { "kind": "warren.probe", "key": "a" },
+        { "kind": "warren.probe", "priority": 1 },
+        7,
+        { "kind": "warren.probe", "key": "two words" },
+        { "kind": "warren.probe", "delay": "soon" },
+        { "kind": "warren.probe", "body": { "payload_bytes": 1 } },
+    ]);
+    let lines: Vec<_> = items.as_array().unwrap().iter().map(Value::to_string).collect();
+    let lines = lines.join("\n");
+    let (status, array) = parts(http.post("/v1/jobs").json(&items).send().await.unwrap()).await;
+    assert_eq!(status, 200);
+    let request =
+        http.post("/v1/jobs").header("content-type", "application/x-ndjson").body(lines.replace("\"a\"", "\"b\""));
+    let text = request.send().await.unwrap().text().await.unwrap();
+    let ndjson: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for results in [array["results"].as_array().unwrap(), &ndjson] {
+        assert_eq!(statuses(results), [202, 422, 404, 202, 409, 422, 422, 422, 422, 202]);
+        let indices: Vec<_> = results.iter().map(|result| result["index"].as_u64().unwrap()).collect();
+        assert_eq!(indices, (0..10).collect::<Vec<_>>());
+        assert_eq!(results[1]["errors"][0]["pointer"], "/work_ms");
+        assert_eq!(results[3]["state"], "scheduled");
+        assert_eq!(results[4]["code"], "duplicate_in_batch");
+        for taken in [0, 9] {
+            http.job_in(results[taken]["id"].as_str().unwrap(), "succeeded").await;
+        }
+    }
+    assert_eq!((array["accepted"].as_u64(), array["refused"].as_u64()), (Some(3), Some(7)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_none_is_refused_as_a_whole() {
+    let (_installation, _up, http) = open();
+    for (body, status, code) in
+        [("[]", 422, "empty_batch"), ("", 400, "invalid_json"), ("{\"kind\":\"warren.probe\"}", 400, "invalid_json")]
+    {
+        let (found, answer) = parts(http.post("/v1/jobs").body(body).send().await.unwrap()).await;
+        assert_eq!((found, answer["code"].as_str()), (status, Some(code)), "{body}: {answer}");
+    }
+    let request = http.post("/v1/jobs").header("content-type", "text/csv").body("a,b");
+    assert_eq!(parts(request.send().await.unwrap()).await.0, 415);
+    // One that breaks off says what was taken of it.
+    let broken = http.post("/v1/jobs").body("[{\"kind\":\"warren.probe\"},{\"kind\":");
+    let (status, answer) = parts(broken.send().await.unwrap()).await;
+    assert_eq!((status, statuses(answer["results"].as_array().unwrap())), (200, vec![202, 400]), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_jobs_in_one_request_are_all_taken() {
+    let (_installation, _up, http) = open();
+    let lines = "{\"kind\":\"warren.probe\"}\n".repeat(10_000);
+    let request = http.post("/v1/jobs").header("content-type", "application/x-ndjson").body(lines);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("\"status\":202")).count(), 10_000);
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    http.job_in(last["id"].as_str().unwrap(), "succeeded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_is_answered_when_its_job_is_over() {
+    let (_installation, _up, http) = open();
+    let wait =
+        |seconds: &str| http.post("/v1/jobs/warren.probe").header("prefer", format!("respond-async, wait={seconds}"));
+    let (status, job) = parts(wait("10").json(&json!({ "work_ms": 300 })).send().await.unwrap()).await;
+    assert_eq!((status, job["state"].as_str(), job["output"]["attempt"].as_u64()), (200, Some("succeeded"), Some(1)));
+    let began = Instant::now();
+    let (status, slow) = parts(wait("1").json(&json!({ "work_ms": 3000 })).send().await.unwrap()).await;
+    assert_eq!((status, slow["state"].as_str()), (202, Some("queued")), "{slow}");
+    assert!((1.0..2.5).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+    let id = slow["id"].as_str().unwrap();
+    let (status, job) = parts(http.get(&format!("/v1/jobs/{id}?wait=20")).send().await.unwrap()).await;
+    assert_eq!((status, job["state"].as_str()), (200, Some("succeeded")));
+    for (query, code) in [("wait=soon", "bad_wait"), ("wait=61", "bad_wait"), ("state=dead", "unknown_parameter")] {
+        let (status, answer) = parts(http.get(&format!("/v1/jobs/{id}?{query}")).send().await.unwrap()).await;
+        assert_eq!((status, answer["code"].as_str()), (422, Some(code)), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_may_wait_for_jobs_that_end_at_different_times() {
+    let (_installation, _up, http) = open();
+    let waits = (0..300).map(|number| {
+        let request = http.post("/v1/jobs/warren.probe").header("prefer", "wait=20");
+        let request = request.json(&json!({ "work_ms": number * 5 }));
+        async move { parts(request.send().await.unwrap()).await }
+    });
+    let began = Instant::now();
+    for (status, job) in futures_util::future::join_all(waits).await {
+        assert_eq!((status, job["state"].as_str()), (200, Some("succeeded")), "{job}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
