@@ -111,9 +111,18 @@ max_connections = 300
 # A test suite may lose its data with the power.
 fsync = off
 CONF
-    as_postgres "$bin/pg_ctl -D $dir/data -l $dir/log -w start" >/dev/null
-    postgres_stop="$bin/pg_ctl -D $dir/data -m immediate -w stop"
+    local ctl="$bin/pg_ctl -D $dir/data -l $dir/log -w"
+    as_postgres "$ctl start" >/dev/null
+    postgres_stop="$ctl -m immediate stop"
+    # For tests that stop it, start it, and put it to sleep.
+    cat >"$run_dir/pg_ctl" <<SH
+#!/bin/sh
+if [ "\$(id -u)" = 0 ]; then exec su postgres -s /bin/sh -c "cd / && $ctl \$*" >/dev/null 2>&1; fi
+exec $ctl "\$@" >/dev/null 2>&1
+SH
+    chmod +x "$run_dir/pg_ctl"
     export DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres"
+    export WARREN_TEST_PG_CTL="$run_dir/pg_ctl" WARREN_TEST_PG_PID_FILE="$dir/data/postmaster.pid"
 }
 
 stop_services() {

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{http::Http, process::Installation, wait::until};
+use crate::harness::{http::Http, process::Installation, scale::seed, wait::until};
 
 const KIND: &str = "[kind.'warren.probe']\nbackoff_base = '100ms'\nbackoff_cap = '200ms'\n";
 /// How long it may take after a restart until everything has ended.
@@ -63,6 +63,7 @@ fn listed(installation: &Installation, state: &str) -> Vec<Value> {
 }
 
 async fn nothing_is_lost_or_doubled(installation: Installation, at: &str, after: u32) {
+    let after = after + seed() % 10;
     let mut doomed = installation.up_to_crash(&[], at, after);
     let taken = send_until_it_dies(&Http::to(doomed.gateway())).await;
     let status = doomed.ended().await;

@@ -103,3 +103,24 @@ async fn what_the_broker_has_given_up_is_put_off_and_runs_alone_the_next_time() 
     assert_eq!(done["run"], 3);
     drop(http);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_that_is_killed_before_it_has_settled_keeps_everything_once() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    assert_eq!((installation.run(&["migrate"]).code, installation.run(&["topology", "apply"]).code), (0, 0));
+    let (rabbit, _) = installation.servers().unwrap();
+    let (_connection, channel) = rabbit.channel().await;
+    let exchange = rabbit.names().jobs();
+    let body = codec::encode(&Probe::default()).unwrap();
+    for _ in 0..10 {
+        let properties = BasicProperties::default().with_message_id(id().into());
+        let options = BasicPublishOptions::default();
+        channel.basic_publish(exchange.as_str().into(), "test.stray".into(), options, &body, properties).await.unwrap();
+    }
+    let mut doomed = installation.up_to_crash(&["keeper"], "keeper: recorded, not settled", 4);
+    assert!(doomed.ended().await.code().is_none(), "it was killed");
+    let _next = installation.up(&["keeper"]);
+    until_equal("nothing is left over", Some(0), async || depth(&installation, "unrouted")).await;
+    let letters = installation.run(&["dead", "list", "-o", "json"]).json();
+    assert_eq!(letters.as_array().unwrap().len(), 10, "each once: {letters}");
+}

@@ -26,7 +26,7 @@ use warren::{
     runtime::{Drained, Runtime, Settings, registry::Registry},
     store::{Filter, JobRecord, Store, postgres::Postgres, sqlite::Sqlite},
 };
-use warren_messages::{Message, codec};
+use warren_messages::{DecodeError, Message, codec};
 use warren_workers::{Backoff, Context, Disposition, Job, Policy, WorkError, Worker};
 
 use crate::harness::{
@@ -46,6 +46,8 @@ enum Act {
     FailOnce,
     Fail,
     Die,
+    /// Dies the first time that it is run at all.
+    DieOnce,
     Snooze,
     Panic,
     Hang,
@@ -63,6 +65,37 @@ struct Play {
 impl Message for Play {
     const KIND: &'static str = "test.play";
     const VERSION: u16 = 2;
+
+    /// Version 1 called it `do`.
+    fn upcast(version: u16, mut body: serde_json::Value) -> Result<serde_json::Value, DecodeError> {
+        match body.as_object_mut().and_then(|map| map.remove("do")) {
+            Some(act) if version == 1 => Ok(serde_json::json!({ "act": act })),
+            _ => Err(DecodeError::UnknownVersion { version, reads: Self::VERSION }),
+        }
+    }
+}
+
+/// What the next build makes of it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+struct PlayNext {
+    acts: Vec<Act>,
+}
+
+impl Message for PlayNext {
+    const KIND: &'static str = "test.play";
+    const VERSION: u16 = 3;
+}
+
+struct PlayerNext;
+
+impl Worker for PlayerNext {
+    type Message = PlayNext;
+    type Output = usize;
+    type Error = Told;
+
+    async fn perform(&self, job: Job<PlayNext>, _: &mut Context) -> Result<usize, Told> {
+        Ok(job.message.acts.len())
+    }
 }
 
 /// What the test and its worker share.
@@ -128,6 +161,8 @@ impl Worker for Player {
             Act::FailOnce if cx.attempt() > 1 => {}
             Act::FailOnce | Act::Fail => return Err(Told(Disposition::Retry)),
             Act::Die => return Err(Told(Disposition::DeadLetter)),
+            Act::DieOnce if starts > 1 => {}
+            Act::DieOnce => return Err(Told(Disposition::DeadLetter)),
             Act::Snooze if starts > 2 => {}
             Act::Snooze => return Err(Told(Disposition::Snooze(Duration::from_millis(10)))),
             Act::Panic => panic!("told to"),
@@ -242,9 +277,12 @@ impl Theatre {
 
     fn begin_with(&mut self, policy: Policy, settings: Settings) {
         let worker = Player { stage: self.stage.clone(), policy };
-        let registry = Registry::default().register(worker).unwrap();
+        self.begin_as(&Registry::default().register(worker).unwrap(), settings);
+    }
+
+    fn begin_as(&mut self, registry: &Registry, settings: Settings) {
         let runtime = Runtime::start(
-            &registry,
+            registry,
             self.way_out.as_ref(),
             self.store.clone(),
             self.minter.clone(),
@@ -334,6 +372,8 @@ on_both!(
     a_job_whose_id_was_claimed_by_bytes_that_are_no_body_runs_all_the_same,
     a_body_of_another_shape_is_a_dead_letter_under_its_own_id,
     a_newer_layout_is_put_off_and_costs_no_attempt,
+    a_newer_layout_runs_on_the_next_build,
+    an_older_layout_is_brought_up_also_when_an_old_dead_letter_is_replayed,
     an_outcome_that_cannot_be_recorded_fails_its_job_and_no_other,
     a_drain_finishes_what_runs_and_gives_back_what_has_not_started,
     a_drain_at_its_deadline_leaves_running_jobs_to_others,
@@ -617,6 +657,35 @@ async fn a_newer_layout_is_put_off_and_costs_no_attempt(mut theatre: Theatre) {
     let row = until("it is put off", async || theatre.row(job.id).await).await;
     assert_eq!((row.state, row.reason.as_deref()), (State::Retrying, Some("unknown_version")));
     assert_eq!((row.envelope.attempt, row.envelope.version, row.body), (0, 3, Some(body)));
+}
+
+async fn a_newer_layout_runs_on_the_next_build(mut theatre: Theatre) {
+    theatre.begin(policy());
+    let job = Envelope { version: 3, ..envelope_of(&play()) };
+    let body = codec::encode(&PlayNext { acts: vec![Act::Succeed, Act::Fail] }).unwrap();
+    publish_raw(&theatre, &job, &body).await;
+    let put_off = until("it is put off", async || theatre.row(job.id).await).await;
+    assert_eq!((put_off.state, put_off.reason.as_deref()), (State::Retrying, Some("unknown_version")));
+    theatre.end(PATIENT).await;
+    theatre.begin_as(&Registry::default().register(PlayerNext).unwrap(), Settings::default());
+    // Now, and not in three minutes.
+    theatre.store.requeue(job.id).await.unwrap();
+    let row = theatre.ends(job.id).await;
+    assert_eq!((row.state, row.envelope.attempt, row.attempts.len()), (State::Succeeded, 0, 0));
+    assert_eq!(codec::to_json(&row.output.unwrap()).unwrap(), 2);
+}
+
+async fn an_older_layout_is_brought_up_also_when_an_old_dead_letter_is_replayed(mut theatre: Theatre) {
+    theatre.begin(policy());
+    let job = Envelope { version: 1, ..envelope_of(&play()) };
+    let body = codec::encode(&serde_json::json!({ "do": "die_once" })).unwrap();
+    publish_raw(&theatre, &job, &body).await;
+    let letter = theatre.ends(job.id).await;
+    assert_eq!((letter.state, letter.envelope.version), (State::Dead, 1));
+    assert_eq!(letter.body.as_deref(), Some(body.as_slice()), "as it came");
+    theatre.store.replay(job.id).await.unwrap();
+    until("it runs once more", async || theatre.row(job.id).await.filter(|row| row.state == State::Succeeded)).await;
+    assert_eq!(theatre.stage.starts(job.id), 2);
 }
 
 async fn an_outcome_that_cannot_be_recorded_fails_its_job_and_no_other(mut theatre: Theatre) {

@@ -3,7 +3,9 @@
 pub(crate) mod engines;
 pub(crate) mod http;
 pub(crate) mod jobs;
+pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
+pub(crate) mod scale;
 pub(crate) mod wait;

@@ -17,6 +17,7 @@ use reqwest::{
     redirect,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout_at;
 use url::Url;
 use warren_messages::webhook::Deliver as Message;
 
@@ -32,6 +33,8 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A receiver may ask for a pause, but not for a job that never ends.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+/// How long the beginning of an answer's body is waited for: its status is known by then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of an answer is kept.
 const KEPT_ANSWER: usize = 1024;
 
@@ -286,7 +289,8 @@ fn classify(error: reqwest::Error) -> Error {
 /// How an answer begins. The status has decided by then, so a body that is slow or breaks off is only shorter.
 async fn beginning(mut response: Response) -> String {
     let mut kept = Vec::with_capacity(KEPT_ANSWER);
-    while let Ok(Some(chunk)) = response.chunk().await {
+    let until = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+    while let Ok(Ok(Some(chunk))) = timeout_at(until, response.chunk()).await {
         let room = KEPT_ANSWER - kept.len();
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if kept.len() == KEPT_ANSWER {

@@ -122,10 +122,12 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn an_answer_is_judged_by_its_status_even_if_its_body_breaks_off() {
     let receiver = Receiver::answering("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
-    let output = perform(&worker(), message(&receiver.url(), |_| {})).await.result.expect("it answered 200");
+    let gone = fails("HTTP/1.1 410 Gone\r\ncontent-length: 100\r\n\r\nhalf");
+    let (worker, message) = (worker(), message(&receiver.url(), |_| {}));
+    let (done, gone) = tokio::join!(perform(&worker, message), gone);
+    let output = done.result.expect("it answered 200");
     assert_eq!((output.status, output.answer.as_str()), (200, "half"));
-    let cut = "HTTP/1.1 410 Gone\r\ncontent-length: 100\r\n\r\nhalf";
-    assert_eq!(fails(cut).await.disposition(), Disposition::DeadLetter);
+    assert_eq!(gone.disposition(), Disposition::DeadLetter);
 }
 
 #[tokio::test]
