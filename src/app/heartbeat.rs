@@ -56,6 +56,10 @@ impl Publish for Counted {
     fn health(&self) -> Result<(), String> {
         self.inner.health()
     }
+
+    fn is_blocked(&self) -> bool {
+        self.inner.is_blocked()
+    }
 }
 
 /// One process's signs of life.

@@ -27,7 +27,7 @@ use crate::{
     pruner::{Pruner, longest_unkeyed},
     runtime::{self, Runtime, children::ChildCommand, registry::Registry},
     store::Store,
-    telemetry::{BROKER_CONNECTED, DEAD_LETTERS, QUEUE_DEPTH},
+    telemetry::{BROKER_BLOCKED, BROKER_CONNECTED, DEAD_LETTERS, QUEUE_DEPTH},
 };
 
 /// How often the parts are asked how they are.
@@ -288,6 +288,8 @@ impl Watched {
             }
         }
         metrics::gauge!(BROKER_CONNECTED).set(f64::from(u8::from(connected)));
+        let blocked = self.publish.as_ref().is_some_and(|publish| publish.is_blocked());
+        metrics::gauge!(BROKER_BLOCKED).set(f64::from(u8::from(blocked)));
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]

@@ -39,6 +39,11 @@ pub trait Publish: Send + Sync {
 
     /// Whether a publish would be taken now; if not, why.
     fn health(&self) -> Result<(), String>;
+
+    /// Whether the broker takes nothing from anyone for now.
+    fn is_blocked(&self) -> bool {
+        false
+    }
 }
 
 /// How long a confirm may take before it counts as lost.

@@ -11,7 +11,7 @@ use super::{
     problem::{OUTCOME_UNKNOWN, Problem, STORE_UNAVAILABLE},
 };
 use crate::{
-    broker::Outgoing,
+    broker::{Outgoing, PublishError},
     clock, crash_point, id,
     job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
     runtime::registry::{Accepted, Format},
@@ -131,7 +131,7 @@ impl Gateway {
                 metrics::counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
                 let problem = Problem::publish(&error);
                 // Its id leaves the gateway only where the job may have been accepted.
-                let unknown = error == crate::broker::PublishError::OutcomeUnknown;
+                let unknown = error == PublishError::OutcomeUnknown;
                 Err(if unknown { problem.about(submitted.id) } else { problem })
             }
         }
@@ -146,6 +146,7 @@ impl Gateway {
                               with the same Idempotency-Key: if it was, the repeat is the same job";
                 Problem::store(&error, OUTCOME_UNKNOWN, detail).about(id)
             }
+            StoreError::NoRoom(_) => Problem::publish(&PublishError::NoRoom),
             error => {
                 let detail =
                     "a job with a delay is kept in the database, which cannot take it now; it was not accepted";

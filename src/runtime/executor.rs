@@ -29,7 +29,7 @@ use super::{
     lane::{Finished, Lane},
     outcome::{self, Ended, Rules},
     registry::{Handler, Registered, Task},
-    running::{Lost, Running, Watched},
+    running::{Lost, Running, Watched, on_own_thread},
     tombstones::Tombstones,
 };
 use crate::{
@@ -237,12 +237,18 @@ impl Executor {
     async fn drive(self: Arc<Self>) {
         let mut polls = 0;
         while let Some((running, task, place)) = self.start_next() {
+            let lost = self.shared.lost.clone();
             let attempt = match (place, &self.shared.children) {
                 (Some(place), Some(children)) => children.perform(&self.kind, task, place),
+                _ if self.policy.blocking => {
+                    let attempt = self.handler.clone().perform(task);
+                    Box::pin(on_own_thread(self.shared.jobs.clone(), attempt, running.clone(), lost.clone()))
+                }
                 _ => self.handler.clone().perform(task),
             };
             let attempt = AssertUnwindSafe(attempt).catch_unwind();
-            let mut attempt = Watched { attempt, running: running.clone(), lost: self.shared.lost.clone() };
+            let elsewhere = self.policy.blocking;
+            let mut attempt = Watched { attempt, running: running.clone(), lost, elsewhere };
             let polled = poll_fn(|cx| Poll::Ready(attempt.poll_first(cx))).await;
             let given_up = polled.is_err();
             match polled.unwrap_or_else(|polled| polled) {

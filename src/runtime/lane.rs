@@ -135,7 +135,7 @@ impl Lane {
                     tokio::time::sleep(CONFLICT_PAUSE).await;
                     parts.push(part);
                 }
-                Err(StoreError::Unavailable(cause) | StoreError::NotReached(cause)) => {
+                Err(StoreError::Unavailable(cause) | StoreError::NotReached(cause) | StoreError::NoRoom(cause)) => {
                     let pause = pauses.pause();
                     warn!(rows, cause = chain(cause.as_ref()), ?pause, "cannot record; what is finished is held");
                     gate.missed(asked);

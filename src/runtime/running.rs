@@ -5,6 +5,7 @@
 //! it comes back.
 
 use std::{
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
@@ -17,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::task::AbortHandle;
+use tokio::{runtime::Handle, task::AbortHandle};
 use warren_workers::context::Control;
 
 use super::executor::Ready;
@@ -78,16 +79,43 @@ impl Running {
     }
 }
 
+/// Runs a job to its end on a thread of its own.
+pub(super) async fn on_own_thread<T: Send + 'static>(
+    jobs: Handle,
+    attempt: impl Future<Output = T> + Send + 'static,
+    running: Arc<Running>,
+    lost: Arc<AtomicUsize>,
+) -> T {
+    let within = jobs.clone();
+    let thread = jobs.spawn_blocking(move || {
+        running.thread.store(TASK, Release);
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| within.block_on(attempt)));
+        running.leave(&lost);
+        ended
+    });
+    match thread.await {
+        Ok(Ok(ended)) => ended,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and with it whoever would take the answer.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// A job's future, which knows whether a thread is in it.
 pub(super) struct Watched<F> {
     pub(super) attempt: F,
     pub(super) running: Arc<Running>,
     pub(super) lost: Arc<AtomicUsize>,
+    /// It has a thread of its own, so those that poll it only look whether it has ended.
+    pub(super) elsewhere: bool,
 }
 
 impl<F: Future + Unpin> Watched<F> {
     /// The first poll, by a driver. `Err` if the driver was given up meanwhile.
     pub(super) fn poll_first(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, Poll<F::Output>> {
+        if self.elsewhere {
+            return Ok(Pin::new(&mut self.attempt).poll(cx));
+        }
         self.running.thread.store(DRIVER, Release);
         let polled = Pin::new(&mut self.attempt).poll(cx);
         if self.running.leave(&self.lost) { Err(polled) } else { Ok(polled) }
@@ -98,6 +126,9 @@ impl<F: Future + Unpin> Future for Watched<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if self.elsewhere {
+            return Pin::new(&mut self.attempt).poll(cx);
+        }
         self.running.thread.store(TASK, Release);
         let polled = Pin::new(&mut self.attempt).poll(cx);
         self.running.leave(&self.lost);

@@ -31,6 +31,9 @@ pub enum StoreError {
     /// It was reached and then did not answer. Whether the work was done is not known.
     #[error("the database did not answer")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The disk is full. Nothing was done.
+    #[error("the disk is full")]
+    NoRoom(#[source] Box<dyn Error + Send + Sync>),
     /// Others were at the same rows. Nothing was done; the same again may well succeed.
     #[error("the database asks for another try")]
     Conflict(#[source] Box<dyn Error + Send + Sync>),

@@ -276,3 +276,110 @@ async fn a_process_starts_without_servers_and_works_when_they_come() {
     http.job_in(&id, "succeeded").await;
     until_equal("all is ready", 200, async || parts(admin.get("/readyz").send().await.unwrap()).await.0).await;
 }
+
+/// A small disk of its own. `None` where none can be mounted.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"])
+            .arg(folder.path())
+            .output()
+            .is_ok_and(|done| done.status.success());
+        mounted.then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_jobs_loses_none_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("left out: no disk can be mounted here");
+        return;
+    };
+    let installation = Installation::embedded("");
+    let data = disk.0.path().join("data");
+    std::os::unix::fs::symlink(&data, installation.data()).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 3 << 20]).unwrap();
+    let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    for number in 0..2000 {
+        let delay = if number % 2 == 0 { "1h" } else { "0s" };
+        let request = http.post("/v1/jobs/warren.probe").header("warren-delay", delay);
+        let body = json!({ "payload_bytes": 20_000, "work_ms": 1 });
+        let (status, answer) = parts(request.json(&body).send().await.unwrap()).await;
+        match status {
+            202 => taken.push((answer["id"].as_str().unwrap().to_owned(), number % 2 == 0)),
+            _ => refused.push((status, answer["code"].as_str().unwrap_or_default().to_owned())),
+        }
+        if refused.len() > 20 {
+            break;
+        }
+    }
+    assert!(refused.len() > 20, "it was never full: {} were taken", taken.len());
+    assert!(refused.iter().all(|(status, code)| *status == 507 && code == "disk_full"), "{refused:?}");
+    std::fs::remove_file(&ballast).unwrap();
+    until("a job is taken again", async || {
+        let response = http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap();
+        (response.status() == 202).then_some(())
+    })
+    .await;
+    for (id, delayed) in &taken {
+        http.job_in(id, if *delayed { "scheduled" } else { "succeeded" }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_and_a_right_one_works_without_a_restart() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let Ok(rabbitmqctl) = std::env::var("WARREN_TEST_RABBITMQCTL") else {
+        eprintln!("left out: the broker is not a private one");
+        return;
+    };
+    let ctl = |arguments: &[&str]| {
+        let done = std::process::Command::new(&rabbitmqctl).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {done:?}");
+    };
+    let (rabbit, database) = installation.servers().unwrap();
+    let user = format!("user-{}", rabbit.prefix);
+    ctl(&["add_user", &user, "another"]);
+    ctl(&["set_permissions", "-p", "/", &user, ".*", ".*", ".*"]);
+    let keys = installation.run(&["config", "keys"]).stdout;
+    let mut url = url::Url::parse(&rabbit.url).unwrap();
+    url.set_username(&user).unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let text = format!(
+        "{keys}\n[broker]\nurl = \"{url}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+        rabbit.prefix, database.url
+    );
+    std::fs::write(installation.file(), text).unwrap();
+    let up = installation.up(&[]);
+    let (http, admin) = (Http::to(up.gateway()), Http::to(&up.admin));
+    let ready = until("it tells", async || {
+        let (status, ready) = parts(admin.get("/readyz").send().await.unwrap()).await;
+        (status == 503 && ready.to_string().contains("ACCESS_REFUSED")).then_some(ready)
+    })
+    .await;
+    assert!(!ready.to_string().contains("hunter2"), "{ready}");
+    let (status, answer) = parts(http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap()).await;
+    assert_eq!((status, answer["code"].as_str()), (503, Some("broker_unavailable")), "{answer}");
+    ctl(&["change_password", &user, "hunter2"]);
+    let id = until("a job is taken", async || {
+        let (status, answer) = parts(http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap()).await;
+        (status == 202).then(|| answer["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    http.job_in(&id, "succeeded").await;
+    assert!(!installation.logs().contains("hunter2"));
+    ctl(&["delete_user", &user]);
+}

@@ -362,6 +362,7 @@ on_both!(
     a_job_that_hangs_is_timed_out_and_counted,
     jobs_that_keep_their_threads_are_timed_out_and_delay_no_other,
     a_process_that_has_lost_half_of_its_threads_says_that_it_cannot_go_on,
+    jobs_with_threads_of_their_own_compute_beside_each_other_and_lose_only_those,
     no_more_run_at_once_than_the_policy_allows,
     a_second_copy_is_attached_to_the_one_in_work,
     a_keyed_job_that_is_done_is_not_run_again,
@@ -487,6 +488,28 @@ async fn a_process_that_has_lost_half_of_its_threads_says_that_it_cannot_go_on(m
     // The other half still works.
     let other = theatre.publish(Act::Succeed).await;
     assert_eq!(theatre.ends(other).await.state, State::Succeeded);
+}
+
+async fn jobs_with_threads_of_their_own_compute_beside_each_other_and_lose_only_those(mut theatre: Theatre) {
+    let policy = Policy { concurrency: 20, timeout: Duration::from_secs(1), attempts: 1, blocking: true, ..policy() };
+    theatre.begin(policy);
+    // Three that never come back are not yet half of the threads that a process may lose.
+    let mut blocked = Vec::new();
+    for _ in 0..3 {
+        blocked.push(theatre.publish(Act::Block).await);
+    }
+    let mut others = Vec::new();
+    for act in [Act::Succeed, Act::Panic, Act::Emit, Act::Succeed] {
+        others.push((theatre.publish(act).await, act));
+    }
+    for (id, act) in others {
+        let row = theatre.ends(id).await;
+        let expected = if act == Act::Panic { (State::Dead, Some("panicked")) } else { (State::Succeeded, None) };
+        assert_eq!((row.state, row.reason.as_deref()), expected, "{act:?}");
+    }
+    for id in blocked {
+        assert_eq!(theatre.ends(id).await.reason.as_deref(), Some("timed_out"));
+    }
 }
 
 async fn no_more_run_at_once_than_the_policy_allows(mut theatre: Theatre) {

@@ -13,6 +13,9 @@ pub struct Policy {
     pub attempts: u16,
     /// How long to wait between attempts.
     pub backoff: Backoff,
+    /// Whether each job has a thread of its own, for work that computes for long between its await points. Others share a
+    /// few threads, and one that computes delays them.
+    pub blocking: bool,
     /// What is kept of a job that is over, and for how long.
     pub retention: Retention,
 }
@@ -51,6 +54,7 @@ impl Default for Policy {
             timeout: Duration::from_mins(1),
             attempts: 20,
             backoff: Backoff::default(),
+            blocking: false,
             retention: Retention::default(),
         }
     }

@@ -93,6 +93,10 @@ impl Publish for Producer {
         self.publisher.publish(job).await
     }
 
+    fn is_blocked(&self) -> bool {
+        matches!(self.link.state(), LinkState::Blocked(..))
+    }
+
     fn health(&self) -> Result<(), String> {
         // What is broken stays so while a new connection is made.
         let broken = self.broken.borrow().clone();

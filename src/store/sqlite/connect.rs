@@ -29,9 +29,11 @@ fn classify(error: Arc<sqlx::Error>) -> StoreError {
     match code & 0xff {
         // BUSY, LOCKED.
         5 | 6 => StoreError::Conflict(error.into()),
+        // FULL.
+        13 => StoreError::NoRoom(error.into()),
         // TOOBIG, CONSTRAINT, MISMATCH.
         18..=20 => StoreError::Data(error.into()),
-        // FULL, IOERR, CORRUPT and the like: about the file, not about the row.
+        // IOERR, CORRUPT and the like: about the file, not about the row.
         _ => StoreError::Unavailable(error.into()),
     }
 }
