@@ -20,4 +20,5 @@ mod outages;
 mod poison;
 mod processes;
 mod runtime;
+mod waiting;
 mod webhooks;
