@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and what each answer exits with.
 
+mod bench;
 mod config;
 mod dead;
 mod doctor;
@@ -80,6 +81,8 @@ enum Verb {
     /// See what runs where
     #[command(subcommand)]
     Worker(worker::Worker),
+    /// Measure an installation made for the purpose, and removed after it
+    Bench(bench::Bench),
     /// Look the installation over: what is wrong with it, and what mends it
     Doctor,
     /// Bring the database's schema up to date
@@ -172,6 +175,7 @@ async fn run(ask: Ask, verb: Verb) -> Result<(), Failure> {
         Verb::Topology(topology) => topology.run(ask).await,
         Verb::Queue(queue) => queue.run(ask).await,
         Verb::Worker(worker) => worker.run(ask).await,
+        Verb::Bench(bench) => bench.run(ask).await,
         Verb::Doctor => doctor::run(ask).await,
         Verb::Migrate => migrate::run(ask).await,
         Verb::Probe(probe) => probe.run(ask).await,

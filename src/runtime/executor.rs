@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -65,7 +65,7 @@ pub(super) struct Shared {
     pub(super) children: Option<Children>,
     pub(super) tombstones: Arc<Tombstones>,
     /// How long a job may wait for a build that reads its version.
-    pub(super) unknown_version: std::time::Duration,
+    pub(super) unknown_version: Duration,
     /// Told whenever something was settled.
     pub(super) settled: Notify,
 }
@@ -298,8 +298,9 @@ impl Executor {
         state.started += 1;
         drop(state);
         if let Some(created_at) = first_wait {
-            #[expect(clippy::cast_precision_loss, reason = "a duration for a histogram")]
-            self.metrics.queue_wait.record((clock::now() - created_at).max(0) as f64 / 1e6);
+            self.metrics
+                .queue_wait
+                .record(Duration::from_micros(u64::try_from(clock::now() - created_at).unwrap_or(0)));
         }
         Some((running, task, child))
     }
@@ -342,7 +343,7 @@ impl Executor {
             self.drive_more(&mut state);
         }
         drop(state);
-        self.metrics.execution.record(running.since.elapsed().as_secs_f64());
+        self.metrics.execution.record(running.since.elapsed());
         match ended {
             Ended::TimedOut => self.metrics.timeout.increment(1),
             Ended::Panicked(_) => self.metrics.panic.increment(1),
@@ -420,6 +421,8 @@ impl Executor {
         let mut state = lock(&self.state);
         #[expect(clippy::cast_precision_loss, reason = "at most 10,000")]
         self.metrics.inflight.set(state.running() as f64);
+        self.metrics.queue_wait.flush();
+        self.metrics.execution.flush();
         let overdue: Vec<_> = state
             .running
             .iter()
@@ -445,7 +448,7 @@ impl Executor {
         let busy = state.running() > 0 || !state.ready.is_empty() || !state.suspects.is_empty();
         drop(state);
         for running in overdue {
-            running.control.token.cancel();
+            running.control.cancel();
             if let Some(task) = running.task.get() {
                 task.abort();
             }
@@ -485,7 +488,7 @@ impl Executor {
     pub(super) fn cancel(&self, called_off: &HashSet<uuid::Uuid>) {
         for running in lock(&self.state).running.iter().flatten() {
             if lock(&running.job).as_ref().is_some_and(|ready| called_off.contains(&ready.envelope.id)) {
-                running.control.token.cancel();
+                running.control.cancel();
             }
         }
     }
@@ -536,7 +539,7 @@ impl Executor {
     /// Tells what runs to stop.
     pub(super) fn cancel_running(&self) -> usize {
         let state = lock(&self.state);
-        state.running.iter().flatten().for_each(|running| running.control.token.cancel());
+        state.running.iter().flatten().for_each(|running| running.control.cancel());
         state.running()
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Copy {
 /// The copies of one kind's jobs, from their delivery until they are settled.
 #[derive(Default)]
 pub(super) struct InFlight {
-    jobs: HashMap<RunKey, Held>,
+    jobs: HashMap<RunKey, Held, foldhash::fast::RandomState>,
 }
 
 struct Held {

@@ -199,7 +199,8 @@ type Settlement = (Arc<Executor>, RunKey);
 /// Sorts by id and keeps one for each. Others of the same run are settled with it; others of another run wait for the
 /// next batch, where they meet the fence by themselves.
 fn one_for_each_id(mut batch: Vec<Finished>, carried: &mut Vec<Finished>) -> (Vec<Finished>, Vec<Settlement>) {
-    batch.sort_by_key(|finished| finished.completion.envelope.id);
+    // By their keys alone: a completion is too large to be moved about.
+    batch.sort_by_cached_key(|finished| finished.completion.envelope.id);
     let repeats = |pair: &[Finished]| pair[0].completion.envelope.id == pair[1].completion.envelope.id;
     if !batch.windows(2).any(repeats) {
         return (batch, Vec::new());

@@ -18,7 +18,7 @@ const MAX_PROCESS_BYTES: u64 = 256 << 20;
 /// A broker takes back what is held for half an hour, and counts from the delivery.
 const HELD_AT_MOST: Duration = Duration::from_mins(15);
 /// Before a prefetch grows again: as long as it takes to measure.
-const GROWS_EVERY: Duration = Duration::from_millis(250);
+const GROWS_EVERY: Duration = Duration::from_millis(100);
 /// Before a prefetch shrinks: a burst that is over may come again.
 const SHRINKS_EVERY: Duration = Duration::from_mins(1);
 
@@ -140,7 +140,7 @@ mod tests {
         let start = Instant::now();
         let mut prefetch = Prefetch::new(&policy(100, 60), 2, start);
         let at = |ms| start + Duration::from_millis(ms);
-        assert!(!prefetch.measure(1_000, 0, 1.0, at(100)), "too soon to tell");
+        assert!(!prefetch.measure(1_000, 0, 1.0, at(50)), "too soon to tell");
         assert!(prefetch.measure(5_000, 0, 1.0, at(250)), "20,000/s is 1,000 in 50 ms");
         assert_eq!(prefetch.per_line(), 550);
         assert!(!prefetch.measure(5_000, 0, 1.0, at(10_000)), "idle, but not for long");

@@ -3,10 +3,11 @@
 //! A name is a promise to dashboards and alerts, so it stands here once, with its sentence. Labels are `kind`,
 //! `outcome`, `state` and `role`: never a job's id, a tenant or an error's text.
 
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use std::sync::Arc;
 
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use super::Timer;
 use crate::job::Kind;
 
 /// Jobs that the broker confirmed, by kind.
@@ -96,9 +97,9 @@ pub struct KindMetrics {
     /// See [`LOST_THREADS`].
     pub lost_thread: Counter,
     /// See [`QUEUE_WAIT`].
-    pub queue_wait: Histogram,
+    pub queue_wait: Arc<Timer>,
     /// See [`EXECUTION`].
-    pub execution: Histogram,
+    pub execution: Arc<Timer>,
     /// See [`INFLIGHT`].
     pub inflight: Gauge,
 }
@@ -116,8 +117,8 @@ impl KindMetrics {
             timeout: finished("timeout"),
             panic: finished("panic"),
             lost_thread: counter!(LOST_THREADS, "kind" => kind.to_string()),
-            queue_wait: histogram!(QUEUE_WAIT, "kind" => kind.to_string()),
-            execution: histogram!(EXECUTION, "kind" => kind.to_string()),
+            queue_wait: Arc::new(Timer::new(histogram!(QUEUE_WAIT, "kind" => kind.to_string()))),
+            execution: Arc::new(Timer::new(histogram!(EXECUTION, "kind" => kind.to_string()))),
             inflight: gauge!(INFLIGHT, "kind" => kind.to_string()),
         }
     }

@@ -1,13 +1,14 @@
 //! What the program says of itself: logs and metrics.
 
 mod metrics;
+mod timer;
 
 use std::io::IsTerminal as _;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-pub use self::metrics::*;
+pub use self::{metrics::*, timer::Timer};
 use crate::config::LogFormat;
 
 /// Why logs or metrics cannot be set up.

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -25,8 +25,8 @@ pub struct Context {
 /// The line between a running job and whoever runs it.
 #[derive(Debug, Default)]
 pub struct Control {
-    /// Cancelled when the job is to stop: its time is up, someone cancelled it, or the process must go.
-    pub token: CancellationToken,
+    /// Made when someone first asks for it: most jobs are over before anyone does.
+    token: OnceLock<CancellationToken>,
     done: AtomicU64,
     total: AtomicU64,
 }
@@ -75,7 +75,7 @@ impl Context {
 
     /// Cancelled when the job should stop. One that does not listen is dropped at its next await point.
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.control.token
+        self.control.token()
     }
 
     /// Asks for a follow-up job. It comes to be in the transaction that records this job's success, and only then.
@@ -113,6 +113,16 @@ impl Context {
 }
 
 impl Control {
+    /// Cancelled when the job is to stop: its time is up, someone called it off, or the process must go.
+    pub fn token(&self) -> &CancellationToken {
+        self.token.get_or_init(CancellationToken::new)
+    }
+
+    /// Tells the job to stop.
+    pub fn cancel(&self) {
+        self.token().cancel();
+    }
+
     /// What the job last said of its progress, as (done, total); `None` if it never did.
     pub fn progress(&self) -> Option<(u64, u64)> {
         let total = self.total.load(Relaxed);

@@ -207,6 +207,18 @@ pub async fn apply_topology(settings: &Settings, kinds: &[Kind]) -> Result<Vec<P
     Ok(pieces)
 }
 
+/// Deletes everything that these kinds need, with all that is in it.
+pub async fn delete_topology(settings: &Settings, kinds: &[Kind]) -> Result<(), TopologyError> {
+    let pieces = topology::pieces(&settings.names(), kinds);
+    with_channel(settings, async |channel| {
+        for piece in &pieces {
+            piece.delete(channel).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// What applying would do to each piece.
 pub async fn plan_topology(settings: &Settings, kinds: &[Kind]) -> Result<Vec<(Piece, Plan)>, TopologyError> {
     let mut plans = Vec::new();

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use lapin::{
     Channel, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{
+        ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use serde::Serialize;
@@ -261,6 +263,21 @@ impl Piece {
             Err(TopologyError::Differs { difference, .. }) => Ok(Plan::Differs(difference)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Deletes it, and what it holds.
+    pub(super) async fn delete(&self, channel: &Channel) -> Result<(), TopologyError> {
+        let deleted = match self {
+            Self::Exchange { name, .. } => {
+                within(channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default())).await
+            }
+            Self::Queue { name, .. } => {
+                within(channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default())).await.map(drop)
+            }
+            // It goes with its queue.
+            Self::Binding { .. } => Ok(()),
+        };
+        deleted.map_err(|source| TopologyError::Broker { piece: self.title(), source })
     }
 
     /// Makes it stand, or finds it standing. A channel on which this failed is closed.

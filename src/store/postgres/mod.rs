@@ -15,7 +15,7 @@ mod time;
 
 use std::sync::Arc;
 
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _, postgres::PgListener};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
@@ -24,7 +24,7 @@ pub use self::connect::{BadPgUrl, PgUrl};
 use crate::{
     job::chain,
     retry::Reconnect,
-    store::{Record, Store},
+    store::{Record, Store, StoreError},
 };
 
 /// How many connections serve everything that is not recording.
@@ -55,6 +55,34 @@ impl Store for Postgres {
     fn lane(&self) -> Box<dyn Record> {
         Box::new(record::Lane::new(self.url.clone()))
     }
+}
+
+/// Makes a schema, for an installation beside another one in the same database.
+pub async fn make_schema(url: &PgUrl, name: &str) -> Result<(), StoreError> {
+    execute(url, format!("CREATE SCHEMA IF NOT EXISTS \"{}\"", name.replace('"', ""))).await
+}
+
+/// Drops a schema with everything in it.
+pub async fn drop_schema(url: &PgUrl, name: &str) -> Result<(), StoreError> {
+    execute(&url.without_timeouts(), format!("DROP SCHEMA IF EXISTS \"{}\" CASCADE", name.replace('"', ""))).await
+}
+
+async fn execute(url: &PgUrl, statement: String) -> Result<(), StoreError> {
+    let mut connection = url.connect().await?;
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.map_err(connect::classify)?;
+    _ = connection.close().await;
+    Ok(())
+}
+
+/// What the database does before it says that something is durable.
+pub async fn durability(url: &PgUrl) -> Result<String, StoreError> {
+    let mut connection = url.connect().await?;
+    let settings =
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('server_version')";
+    let row = sqlx::query(settings).fetch_one(&mut connection).await.map_err(connect::classify)?;
+    _ = connection.close().await;
+    let text = |index: usize| row.try_get::<String, _>(index).unwrap_or_default();
+    Ok(format!("synchronous_commit={}, fsync={}, version {}", text(0), text(1), text(2)))
 }
 
 /// Hands the database's notifications on. While it cannot, the dispatcher's own pace, a second, must do.

@@ -1,0 +1,347 @@
+//! The modes: what is started, sent and looked at.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use reqwest::Client;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use warren_messages::{codec, probe::Probe};
+
+use super::{
+    Load, Mode,
+    generator::{self, Plan, Send, Sent},
+    installation::{Installation, Process, cpu_us},
+    summary::{Percentiles, Report},
+};
+use crate::{
+    broker::{Outgoing, Publish as _, rabbitmq::Producer},
+    cli::Failure,
+    clock,
+    job::{Envelope, Kind},
+};
+
+/// How many are published at once before a drain.
+const PRELOAD: usize = 1024;
+/// What is drained before this share is start-up.
+const WARM: f64 = 0.02;
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long it is waited for what was taken to end.
+const END: Duration = Duration::from_mins(2);
+/// How many jobs are looked at one by one.
+const LOOKED_AT: usize = 2000;
+/// Between two jobs on an idle installation.
+const IDLE_RATE: f64 = 50.0;
+
+const PROBE: &str = "/v1/jobs/warren.probe";
+/// About as much as a small event holds.
+const WEBHOOK: &str = r#"{"url":"https://example.com/hook","event_type":"order.paid","event_id":"evt_1","body":{"to":"someone@example.com","subject":"hello hello hello hello hello hello hello hello hello hello hello hello","data":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23]}}"#;
+
+pub(super) async fn measure(installation: &Installation, mode: &Mode) -> Result<Report, Failure> {
+    match mode {
+        Mode::Accept(load) => accept(installation, load).await,
+        Mode::Drain { jobs, payload_bytes } => drain(installation, *jobs, *payload_bytes).await,
+        Mode::Latency(load) => latency(installation, load).await,
+        Mode::Mixed(load) => mixed(installation, load).await,
+    }
+}
+
+/// The processes that are looked at, and what they had used before.
+struct Looked<'a>(Vec<(&'a Process, u64)>, u64);
+
+impl<'a> Looked<'a> {
+    fn at(processes: &[&'a Process]) -> Self {
+        let own = cpu_us(std::process::id());
+        Self(processes.iter().map(|process| (*process, process.cpu_us())).collect(), own)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    async fn report(
+        self,
+        installation: &Installation,
+        mode: &'static str,
+        jobs: u64,
+        took: Duration,
+    ) -> Result<Report, Failure> {
+        let a_job = |used: u64| used as f64 / jobs.max(1) as f64;
+        let mut cpu: BTreeMap<_, _> = self
+            .0
+            .iter()
+            .map(|(process, before)| (process.roles.to_owned(), a_job(process.cpu_us() - before)))
+            .collect();
+        cpu.insert("(this generator)".into(), a_job(cpu_us(std::process::id()) - self.1));
+        Ok(Report {
+            mode,
+            durability: installation.durability().await?,
+            jobs,
+            seconds: took.as_secs_f64(),
+            jobs_a_second: jobs as f64 / took.as_secs_f64(),
+            refused: 0,
+            latencies_ms: BTreeMap::new(),
+            cpu_us_a_job: cpu,
+            memory_mib: self.0.iter().map(|(process, _)| (process.roles.to_owned(), process.memory_mib())).collect(),
+        })
+    }
+}
+
+fn gateway(process: &Process) -> String {
+    process.gateway.clone().unwrap_or_default()
+}
+
+fn plan(
+    process: &Process,
+    load: &Load,
+    rate: Option<f64>,
+    request: impl Fn(u64) -> Send + std::marker::Send + Sync + 'static,
+) -> Plan {
+    Plan {
+        gateway: gateway(process),
+        connections: load.connections,
+        seconds: load.seconds,
+        rate,
+        request: Arc::new(request),
+    }
+}
+
+async fn accept(installation: &Installation, load: &Load) -> Result<Report, Failure> {
+    let process = installation.start("gateway")?;
+    ready(&process).await?;
+    let batch = load.batch.max(1);
+    let (path, body) = if batch == 1 {
+        ("/v1/jobs/webhook.deliver", WEBHOOK.to_owned())
+    } else {
+        // Delivered never: the address is one that no name resolves to.
+        let item = format!(r#"{{"kind":"webhook.deliver","body":{WEBHOOK}}}"#);
+        ("/v1/jobs", format!("[{}]", vec![item; batch].join(",")))
+    };
+    let body = Bytes::from(body);
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = load.rate.map(|rate| f64::from(rate) / batch as f64);
+    let looked = Looked::at(&[&process]);
+    let plan = plan(&process, load, rate, move |_| Send { path, headers: Vec::new(), body: body.clone() });
+    let Sent { latencies, refused, took, .. } = generator::send(plan, false).await?;
+    let jobs = (latencies.len() * batch) as u64;
+    let mut report = looked.report(installation, "accept", jobs, took).await?;
+    report.refused = refused;
+    report.latencies_ms.extend(Percentiles::of(latencies).map(|spread| ("sent to confirmed", spread)));
+    Ok(report)
+}
+
+async fn drain(installation: &Installation, jobs: usize, payload_bytes: u32) -> Result<Report, Failure> {
+    let body = json!({ "payload_bytes": payload_bytes });
+    let (process, looked_from) = match &installation.servers {
+        Some(servers) => {
+            let producer = Producer::open(&servers.broker, &installation.kinds);
+            let body = codec::encode(&Probe { payload_bytes, ..Probe::default() }).unwrap_or_default();
+            preload(&producer, &body, jobs).await?;
+            (installation.start("worker")?, 0)
+        }
+        // One process has it all, so its jobs begin as they come in: what is measured is both together.
+        None => (installation.start("worker")?, 0),
+    };
+    let looked = Looked::at(&[&process]);
+    let feeding = installation.servers.is_none().then(|| {
+        let items = vec![json!({ "kind": "warren.probe", "body": body }).to_string(); 1000];
+        let request = Bytes::from(format!("[{}]", items.join(",")));
+        let gateway = gateway(&process);
+        tokio::spawn(feed(gateway, request, jobs.div_ceil(1000)))
+    });
+    let jobs = if feeding.is_some() { jobs.div_ceil(1000) * 1000 } else { jobs };
+    let client = client()?;
+    let begin = Instant::now();
+    let (mut warm, mut last) = (None, (looked_from, begin));
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
+    let warm_from = (jobs as f64 * WARM) as u64;
+    while last.0 < jobs as u64 {
+        let done = finished(&client, &process).await?;
+        let now = Instant::now();
+        if done > last.0 {
+            last = (done, now);
+            if warm.is_none() && done >= warm_from {
+                warm = Some((done, now));
+            }
+        } else if now - last.1 > END {
+            return Err(Failure::Failed(format!("only {done} of {jobs} jobs have ended")));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    if let Some(feeding) = feeding {
+        feeding.await.map_err(|error| Failure::Failed(error.to_string()))??;
+    }
+    let (before, since) = warm.unwrap_or((0, begin));
+    let mut report = looked.report(installation, "drain", jobs as u64, last.1 - begin).await?;
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = (last.0 - before) as f64 / (last.1 - since).as_secs_f64();
+    report.jobs_a_second = rate;
+    // What is finished is recorded and settled before it ends.
+    process.end();
+    Ok(report)
+}
+
+async fn preload(producer: &Producer, body: &[u8], jobs: usize) -> Result<(), Failure> {
+    let kind = Kind::new("warren.probe").map_err(|error| Failure::Failed(error.to_string()))?;
+    let began = Instant::now();
+    while let Err(why) = producer.health() {
+        if began.elapsed() > END {
+            return Err(Failure::Unreachable(why));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let mut left = jobs;
+    while left > 0 {
+        let now = left.min(PRELOAD);
+        let publishes = (0..now).map(|_| {
+            let mut id = [0; 16];
+            // Two that are the same would be one job, and one would be missing.
+            _ = getrandom::fill(&mut id);
+            let envelope = Envelope::new(Uuid::new_v8(id), kind.clone(), 1, clock::now());
+            producer.publish(Outgoing { envelope, body: body.to_vec() })
+        });
+        for published in join_all(publishes).await {
+            published.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        }
+        left -= now;
+    }
+    Ok(())
+}
+
+async fn feed(gateway: String, request: Bytes, requests: usize) -> Result<(), Failure> {
+    let client = client()?;
+    for _ in 0..requests {
+        let sent = client.post(format!("http://{gateway}/v1/jobs")).header("content-type", "application/json");
+        let answer = sent.body(request.clone()).send().await.map_err(|error| Failure::Failed(error.to_string()))?;
+        _ = answer.bytes().await;
+    }
+    Ok(())
+}
+
+async fn latency(installation: &Installation, load: &Load) -> Result<Report, Failure> {
+    let (first, second) = pair(installation)?;
+    let all: Vec<_> = [Some(&first), second.as_ref()].into_iter().flatten().collect();
+    ready(&first).await?;
+    let looked = Looked::at(&all);
+    let rate = load.rate.map_or(IDLE_RATE, f64::from);
+    let plan =
+        plan(&first, load, Some(rate), |_| Send { path: PROBE, headers: Vec::new(), body: Bytes::from_static(b"{}") });
+    let Sent { latencies, answers, refused, took } = generator::send(plan, true).await?;
+    let jobs = latencies.len() as u64;
+    let ends = ends(&first, &answers).await?;
+    let mut report = looked.report(installation, "latency", jobs, took).await?;
+    report.refused = refused;
+    let spreads = [
+        ("sent to confirmed", latencies),
+        ("accept to start", ends.iter().filter_map(|end| end.started).collect()),
+        ("accept to recorded", ends.iter().filter_map(|end| end.recorded).collect()),
+    ];
+    for (what, all) in spreads {
+        report.latencies_ms.extend(Percentiles::of(all).map(|spread| (what, spread)));
+    }
+    Ok(report)
+}
+
+async fn mixed(installation: &Installation, load: &Load) -> Result<Report, Failure> {
+    let (first, second) = pair(installation)?;
+    let all: Vec<_> = [Some(&first), second.as_ref()].into_iter().flatten().collect();
+    ready(&first).await?;
+    let looked = Looked::at(&all);
+    let request = |number: u64| {
+        let (headers, body): (Vec<_>, &'static [u8]) = match number % 10 {
+            0 => (vec![("warren-delay", "1s".into())], b"{}"),
+            1 => (vec![("idempotency-key", format!("key-{}", number / 20))], b"{}"),
+            2 => (Vec::new(), b"{\"fail_attempts\":1}"),
+            3 => (Vec::new(), b"{\"follow_ups\":1}"),
+            _ => (Vec::new(), b"{\"payload_bytes\":200}"),
+        };
+        Send { path: PROBE, headers, body: Bytes::from_static(body) }
+    };
+    let rate = f64::from(load.rate.unwrap_or(1000));
+    let Sent { latencies, answers, refused, took } =
+        generator::send(plan(&first, load, Some(rate), request), true).await?;
+    let jobs = latencies.len() as u64;
+    let ends = ends(&first, &answers).await?;
+    let mut report = looked.report(installation, "mixed", jobs, took).await?;
+    report.refused = refused;
+    let recorded = ends.iter().filter_map(|end| end.recorded).collect();
+    for (what, all) in [("sent to confirmed", latencies), ("accept to recorded", recorded)] {
+        report.latencies_ms.extend(Percentiles::of(all).map(|spread| (what, spread)));
+    }
+    Ok(report)
+}
+
+/// A gateway, and a worker with the rest; on the embedded engine one process is both.
+fn pair(installation: &Installation) -> Result<(Process, Option<Process>), Failure> {
+    let first = installation.start("gateway")?;
+    let second = match &installation.servers {
+        Some(_) => Some(installation.start("worker dispatcher keeper")?),
+        None => None,
+    };
+    Ok((first, second))
+}
+
+fn client() -> Result<Client, Failure> {
+    Client::builder().no_proxy().build().map_err(|error| Failure::Failed(format!("no HTTP client: {error}")))
+}
+
+async fn ready(process: &Process) -> Result<(), Failure> {
+    let (client, began) = (client()?, Instant::now());
+    loop {
+        let answer = client.get(format!("{}/readyz", process.admin)).send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            return Ok(());
+        }
+        if began.elapsed() > END {
+            return Err(Failure::Failed(format!("the process with the roles {} is not ready", process.roles)));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How many jobs a process has done.
+async fn finished(client: &Client, process: &Process) -> Result<u64, Failure> {
+    let failed = |error: reqwest::Error| Failure::Unreachable(format!("the metrics of a process: {error}"));
+    let text =
+        client.get(format!("{}/metrics", process.admin)).send().await.map_err(failed)?.text().await.map_err(failed)?;
+    let name = r#"warren_jobs_finished_total{kind="warren.probe",outcome="ok"} "#;
+    Ok(text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0))
+}
+
+/// When a job started and was recorded, since it was accepted.
+struct End {
+    started: Option<Duration>,
+    recorded: Option<Duration>,
+}
+
+/// Looks at some of the jobs that were taken, spread over all of them, once they are over.
+async fn ends(process: &Process, answers: &[Bytes]) -> Result<Vec<End>, Failure> {
+    let (client, gateway) = (client()?, gateway(process));
+    let every = answers.len().div_ceil(LOOKED_AT).max(1);
+    let mut ends = Vec::new();
+    for answer in answers.iter().step_by(every) {
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        let id = answer["id"].as_str().unwrap_or_default();
+        let url = format!("http://{gateway}/v1/jobs/{id}?wait=30");
+        let failed = |error: reqwest::Error| Failure::Failed(error.to_string());
+        let job: Value = client.get(url).send().await.map_err(failed)?.json().await.map_err(failed)?;
+        if job["state"] != "succeeded" {
+            return Err(Failure::Failed(format!("job {id} is {}", job["state"])));
+        }
+        let micros =
+            |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond);
+        let created = micros(&job["created_at"]);
+        let since = |at: Option<i64>| {
+            let micros = at? - created?;
+            Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+        };
+        ends.push(End {
+            started: since(job["output"]["started_us"].as_i64()),
+            recorded: since(micros(&job["finished_at"])),
+        });
+    }
+    Ok(ends)
+}

@@ -1,0 +1,65 @@
+//! `warren bench`: measures an installation of its own, on the embedded engine or on the configured servers.
+
+mod generator;
+mod installation;
+mod measure;
+mod summary;
+
+use clap::{Args, Subcommand};
+
+use super::{Ask, Failure, output};
+
+/// Measure an installation made for the purpose, and removed after it.
+#[derive(Debug, Args)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Mode {
+    /// How many jobs a second a gateway takes over HTTP, each answered after it is durable
+    Accept(Load),
+    /// How fast one worker process drains jobs that wait, results stored
+    Drain {
+        /// How many jobs wait
+        #[arg(long, default_value_t = 200_000)]
+        jobs: usize,
+        /// How many bytes the output of each carries
+        #[arg(long, default_value_t = 0)]
+        payload_bytes: u32,
+    },
+    /// How long a job waits for its start and for its record, on an idle installation or at a rate
+    Latency(Load),
+    /// Plain, keyed, delayed and failing jobs together, at a rate
+    Mixed(Load),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Load {
+    /// How long, in seconds
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Jobs a second, sent when they are due whether or not answers have come; as many as are taken, if not given
+    #[arg(long)]
+    rate: Option<u32>,
+    /// How many connections
+    #[arg(long, default_value_t = 256)]
+    connections: usize,
+    /// How many jobs one request holds
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+}
+
+impl Bench {
+    pub(super) async fn run(self, ask: Ask) -> Result<(), Failure> {
+        let config = ask.config()?;
+        let kinds = ask.registry(&config)?.kinds();
+        let installation = installation::Installation::prepare(&ask.flags, &config, kinds).await?;
+        let measured = measure::measure(&installation, &self.mode).await;
+        installation.remove().await;
+        let report = measured?;
+        output::print(ask.output, &report, || report.to_string());
+        Ok(())
+    }
+}

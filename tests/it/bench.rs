@@ -1,0 +1,41 @@
+//! Each mode of `warren bench` for a moment, so that none of them rots. What it measures here is worth nothing.
+
+use serde_json::Value;
+
+use crate::harness::process::Installation;
+
+fn measures(installation: &Installation) {
+    for mode in [
+        &["accept", "--seconds", "1", "--connections", "8"][..],
+        &["accept", "--seconds", "1", "--connections", "2", "--batch", "50"],
+        &["drain", "--jobs", "2000"],
+        &["latency", "--seconds", "1"],
+        &["mixed", "--seconds", "1", "--rate", "50", "--connections", "8"],
+    ] {
+        let said = installation.run(&[&["bench"], mode, &["-o", "json"]].concat());
+        assert_eq!(said.code, 0, "{mode:?}: {said:?}");
+        let report: Value = said.json();
+        assert!(report["jobs"].as_u64().unwrap() > 20, "{mode:?}: {report}");
+        assert!(report["durability"].as_str().unwrap().contains("synchronous"), "{mode:?}: {report}");
+        assert!(report["cpu_us_a_job"].as_object().unwrap().len() >= 2, "{mode:?}: {report}");
+        assert_eq!(report["refused"], Value::Null, "{mode:?}: {report}");
+    }
+    let table = installation.run(&["bench", "latency", "--seconds", "1"]);
+    assert!(table.stdout.contains("accept to start") && table.stdout.contains("p99"), "{table:?}");
+}
+
+#[test]
+fn every_mode_measures_the_embedded_engine() {
+    measures(&Installation::embedded(""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mode_measures_servers_and_leaves_nothing_behind() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    measures(&installation);
+    let (_, database) = installation.servers().unwrap();
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&database.url).await.unwrap();
+    let schemas = "SELECT count(*) FROM information_schema.schemata WHERE schema_name LIKE 'warren_bench%'";
+    let left: i64 = sqlx::Row::get(&sqlx::query(schemas).fetch_one(&mut connection).await.unwrap(), 0);
+    assert_eq!(left, 0);
+}
