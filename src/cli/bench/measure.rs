@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use reqwest::Client;
 use serde_json::{Value, json};
-use uuid::Uuid;
 use warren_messages::{codec, probe::Probe};
 
 use super::{
@@ -20,10 +19,12 @@ use super::{
     summary::{Percentiles, Report},
 };
 use crate::{
+    app,
     broker::{Outgoing, Publish as _, rabbitmq::Producer},
     cli::Failure,
     clock,
-    job::{Envelope, Kind},
+    id::Minter,
+    job::{Envelope, Kind, Tenant},
 };
 
 /// How many are published at once before a drain.
@@ -193,14 +194,14 @@ async fn preload(producer: &Producer, body: &[u8], jobs: usize) -> Result<(), Fa
         }
         tokio::time::sleep(LOOK).await;
     }
+    let ids = app::generate_ids()?;
+    let minter = Minter::new(&ids.dedup_key, &ids.tag_keys).map_err(|error| Failure::Failed(error.to_string()))?;
     let mut left = jobs;
     while left > 0 {
         let now = left.min(PRELOAD);
         let publishes = (0..now).map(|_| {
-            let mut id = [0; 16];
-            // Two that are the same would be one job, and one would be missing.
-            _ = getrandom::fill(&mut id);
-            let envelope = Envelope::new(Uuid::new_v8(id), kind.clone(), 1, clock::now());
+            let now = clock::now();
+            let envelope = Envelope::new(minter.mint(&Tenant::DEFAULT, now), kind.clone(), 1, now);
             producer.publish(Outgoing { envelope, body: body.to_vec() })
         });
         for published in join_all(publishes).await {

@@ -1,0 +1,389 @@
+//! RabbitMQ: what only a broker behind a network must survive, and what other clients may do to it.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use lapin::{
+    BasicProperties,
+    options::{BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable},
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+use warren::{
+    broker::{
+        Outgoing, Publish, PublishError, Subscribe,
+        rabbitmq::{self, Consumer, Producer},
+    },
+    job::{Envelope, Kind},
+};
+
+use super::broker::{Basket, first, ids, receipts, second};
+use crate::harness::{
+    engines::RabbitPrefix,
+    jobs::{BODY, envelope_of, kind},
+    proxy::Proxy,
+    wait::{until, until_equal},
+};
+
+/// RabbitMQ behind a proxy, and a way in through it.
+async fn behind_a_proxy() -> Option<(RabbitPrefix, Proxy, Producer)> {
+    let prefix = RabbitPrefix::create(&[&first(), &second()]).await?;
+    let proxy = Proxy::before(prefix.address()).await;
+    let producer = Producer::open(&prefix.settings_through(&prefix.through(proxy.port)), &[first(), second()]);
+    until("connected", async || producer.health().ok()).await;
+    Some((prefix, proxy, producer))
+}
+
+fn outgoing(kind: &Kind) -> Outgoing {
+    Outgoing { envelope: envelope_of(kind), body: BODY.to_vec() }
+}
+
+async fn depth(prefix: &RabbitPrefix, kind: &Kind) -> u32 {
+    let (_connection, channel) = prefix.channel().await;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = prefix.names().queue(kind);
+    channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap().message_count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishes_that_the_broker_refuses_are_told_so_among_thousands_that_it_takes() {
+    let Some(prefix) = RabbitPrefix::create(&[&first(), &second()]).await else { return };
+    // In place of the second kind's queue, one that is full from the beginning.
+    let (_connection, channel) = prefix.channel().await;
+    let queue = prefix.names().queue(&second());
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let mut full = FieldTable::default();
+    full.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    full.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), durable, full).await.unwrap();
+    let (exchange, key) = (prefix.names().jobs(), second().to_string());
+    let bind = QueueBindOptions::default();
+    channel
+        .queue_bind(queue.as_str().into(), exchange.as_str().into(), key.as_str().into(), bind, FieldTable::default())
+        .await
+        .unwrap();
+    let producer = Arc::new(Producer::open(&prefix.settings(), &[first(), second()]));
+    until("it is full", async || {
+        (producer.publish(outgoing(&second())).await == Err(PublishError::Refused)).then_some(())
+    })
+    .await;
+
+    let tasks: Vec<_> = (0..30)
+        .map(|_| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                let publishes = (0..100).map(|number| {
+                    let refused = number % 10 == 3;
+                    let job = outgoing(&if refused { second() } else { first() });
+                    let producer = &producer;
+                    async move { (refused, producer.publish(job).await) }
+                });
+                join_all(publishes).await
+            })
+        })
+        .collect();
+    let (mut accepted, mut refused) = (0, 0);
+    for task in tasks {
+        for (should_be_refused, answer) in task.await.unwrap() {
+            match answer {
+                Ok(()) if !should_be_refused => accepted += 1,
+                Err(PublishError::Refused) if should_be_refused => refused += 1,
+                other => panic!("{should_be_refused}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!((accepted, refused), (2700, 300));
+    assert_eq!(depth(&prefix, &first()).await, 2700);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_broker_a_publish_is_turned_away_within_a_second_and_later_goes_through() {
+    let Some((_prefix, proxy, producer)) = behind_a_proxy().await else { return };
+    producer.publish(outgoing(&first())).await.unwrap();
+    proxy.refuse(true);
+    until("the loss is noticed", async || producer.health().err()).await;
+    let began = Instant::now();
+    assert_eq!(producer.publish(outgoing(&first())).await, Err(PublishError::Unavailable));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    proxy.refuse(false);
+    until("it is back", async || producer.publish(outgoing(&first())).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirm_that_does_not_come_is_an_unknown_outcome_and_the_job_may_well_be_there() {
+    let Some((prefix, proxy, producer)) = behind_a_proxy().await else { return };
+    producer.publish(outgoing(&first())).await.unwrap();
+    proxy.mute_server(true);
+    let began = Instant::now();
+    assert_eq!(producer.publish(outgoing(&first())).await, Err(PublishError::OutcomeUnknown));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    proxy.mute_server(false);
+    until_equal("it was accepted all the same", 2, async || depth(&prefix, &first()).await).await;
+    until("a new channel works", async || producer.publish(outgoing(&first())).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_under_load_confuses_no_answer() {
+    let Some((prefix, proxy, producer)) = behind_a_proxy().await else { return };
+    let producer = Arc::new(producer);
+    let publishers: Vec<_> = (0..4)
+        .map(|_| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                let (mut confirmed, mut unknown) = (Vec::new(), Vec::new());
+                for _ in 0..300 {
+                    let job = outgoing(&first());
+                    let id = job.envelope.id;
+                    match producer.publish(job).await {
+                        Ok(()) => confirmed.push(id),
+                        Err(PublishError::OutcomeUnknown) => unknown.push(id),
+                        Err(_) => {}
+                    }
+                }
+                (confirmed, unknown)
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        proxy.cut();
+    }
+    let (mut confirmed, mut unknown) = (HashSet::new(), HashSet::new());
+    for publisher in publishers {
+        let (yes, perhaps) = publisher.await.unwrap();
+        confirmed.extend(yes);
+        unknown.extend(perhaps);
+    }
+    let consumer = Consumer::open(&prefix.settings());
+    let basket = Arc::<Basket>::default();
+    let line = consumer.subscribe(&first(), 2000, basket.clone());
+    basket.take(confirmed.len()).await.iter().for_each(|delivery| {
+        let id = delivery.envelope.as_ref().unwrap().id;
+        assert!(confirmed.remove(&id) || unknown.remove(&id), "one that was said not to be accepted came");
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for id in ids(&basket.deliveries.lock().unwrap().drain(..).collect::<Vec<_>>()) {
+        assert!(confirmed.remove(&id) || unknown.remove(&id), "one that was said not to be accepted came");
+    }
+    assert_eq!(confirmed, HashSet::new(), "one that was confirmed is lost");
+    line.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_with_nothing_to_catch_what_is_unroutable_takes_nothing_until_it_is_mended() {
+    let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
+    let (_connection, channel) = prefix.channel().await;
+    let names = prefix.names();
+    // The queue of the second kind and the net under the exchange.
+    channel.queue_delete(names.queue(&second()).as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.exchange_delete(names.unrouted().as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    assert_eq!(producer.publish(outgoing(&second())).await, Err(PublishError::OutcomeUnknown));
+    let broken = producer.health().unwrap_err();
+    assert!(broken.contains("unroutable"), "{broken}");
+    let began = Instant::now();
+    let answer = producer.publish(outgoing(&first())).await;
+    assert!(matches!(answer, Err(PublishError::Broken(_))), "{answer:?}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    rabbitmq::apply_topology(&prefix.settings(), &[first(), second()]).await.unwrap();
+    until("mended", async || producer.publish(outgoing(&second())).await.ok()).await;
+    assert_eq!(producer.health(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loss_of_the_queue_for_unroutable_jobs_is_noticed_without_a_publish() {
+    let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
+    let (_connection, channel) = prefix.channel().await;
+    let queue = prefix.names().unrouted();
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let broken = until("noticed", async || producer.health().err()).await;
+    assert!(broken.contains(&queue) && broken.contains("warren topology apply"), "{broken}");
+    rabbitmq::apply_topology(&prefix.settings(), &[first()]).await.unwrap();
+    until("mended", async || producer.health().ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_a_queue_is_caught_and_not_lost() {
+    let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
+    let stray = kind("test.stray");
+    producer.publish(outgoing(&stray)).await.unwrap();
+    let (_connection, channel) = prefix.channel().await;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = prefix.names().unrouted();
+    let caught = channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+    assert_eq!(caught.message_count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_deleted_and_declared_again_is_consumed_again() {
+    let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
+    let consumer = Consumer::open(&prefix.settings());
+    let basket = Arc::<Basket>::default();
+    let line = consumer.subscribe(&first(), 10, basket.clone());
+    producer.publish(outgoing(&first())).await.unwrap();
+    line.settle(&receipts(&basket.take(1).await));
+    let (_connection, channel) = prefix.channel().await;
+    let queue = prefix.names().queue(&first());
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    // The broker tells consumers of it after it has answered, and only as long as there is no new queue of that name.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    rabbitmq::apply_topology(&prefix.settings(), &[first()]).await.unwrap();
+    producer.publish(outgoing(&first())).await.unwrap();
+    let again = basket.take(1).await;
+    assert!(again[0].receipt.epoch > 1, "another life of the line");
+    line.settle(&receipts(&again));
+    line.close().await;
+    assert_eq!(depth(&prefix, &first()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_no_job_has_an_id_of_its_own_that_is_the_same_each_time() {
+    let Some(prefix) = RabbitPrefix::create(&[&first()]).await else { return };
+    let (_connection, channel) = prefix.channel().await;
+    let exchange = prefix.names().jobs();
+    let header = |name: &str, value: AMQPValue| {
+        let mut headers = FieldTable::default();
+        headers.insert(name.into(), value);
+        BasicProperties::default().with_message_id("0190aaaa-bbbb-7ccc-8ddd-eeeeffff0000".into()).with_headers(headers)
+    };
+    let messages = [
+        (BasicProperties::default(), "message_id"),
+        (BasicProperties::default().with_message_id("not-a-uuid".into()), "message_id"),
+        (header("x-warren-run", AMQPValue::LongString("two".into())), "x-warren-run"),
+        (header("x-warren-run", AMQPValue::LongLongInt(-1)), "x-warren-run"),
+        (header("x-warren-attempt", AMQPValue::LongLongInt(99_999)), "x-warren-attempt"),
+        (header("x-warren-tenant", AMQPValue::LongString("Not A Tenant".into())), "tenant"),
+    ];
+    for (properties, _) in &messages {
+        let options = BasicPublishOptions::default();
+        let key = first().to_string();
+        channel
+            .basic_publish(exchange.as_str().into(), key.as_str().into(), options, b"raw", properties.clone())
+            .await
+            .unwrap();
+    }
+    let consumer = Consumer::open(&prefix.settings());
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let basket = Arc::<Basket>::default();
+        let line = consumer.subscribe(&first(), 10, basket.clone());
+        let came = basket.take(messages.len()).await;
+        let bad: Vec<_> = came.iter().map(|delivery| delivery.envelope.clone().unwrap_err()).collect();
+        for ((_, names), bad) in messages.iter().zip(&bad) {
+            assert!(bad.problem.contains(names), "{}", bad.problem);
+        }
+        assert!(came.iter().all(|delivery| &delivery.body[..] == b"raw"), "its exact bytes");
+        ids.push(bad.into_iter().map(|bad| bad.id).collect::<HashSet<_>>());
+        // Not settled: they come once more.
+        line.close().await;
+    }
+    assert_eq!(ids[0].len(), messages.len(), "each has its own");
+    assert_eq!(ids[0], ids[1], "the same each time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_another_client_needs_no_header_of_ours() {
+    let Some(prefix) = RabbitPrefix::create(&[&first()]).await else { return };
+    let (_connection, channel) = prefix.channel().await;
+    let id = Uuid::from_u128(0x0190_aaaa_bbbb_7ccc_8ddd_eeee_ffff_0000);
+    let properties = BasicProperties::default().with_message_id(id.to_string().to_uppercase().into());
+    let (exchange, key) = (prefix.names().jobs(), first().to_string());
+    let options = BasicPublishOptions::default();
+    channel.basic_publish(exchange.as_str().into(), key.as_str().into(), options, BODY, properties).await.unwrap();
+    let consumer = Consumer::open(&prefix.settings());
+    let basket = Arc::<Basket>::default();
+    let _line = consumer.subscribe(&first(), 10, basket.clone());
+    let came = basket.take(1).await;
+    assert_eq!(came[0].envelope, Ok(Envelope::new(id, first(), 1, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_that_stands_otherwise_is_an_error_that_names_the_difference() {
+    let Some(prefix) = RabbitPrefix::create(&[&first()]).await else { return };
+    let (_connection, channel) = prefix.channel().await;
+    let queue = prefix.names().queue(&second());
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await.unwrap();
+    let kinds = [first(), second()];
+    let error = rabbitmq::apply_topology(&prefix.settings(), &kinds).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&queue) && text.contains("x-"), "{text}");
+    let plans = rabbitmq::plan_topology(&prefix.settings(), &kinds).await.unwrap();
+    let plan = |title: String| plans.iter().find(|(piece, _)| piece.title() == title).unwrap().1.clone();
+    assert!(matches!(plan(format!("queue {queue}")), rabbitmq::topology::Plan::Differs(_)));
+    assert_eq!(plan(format!("exchange {}", prefix.names().jobs())), rabbitmq::topology::Plan::Stands);
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let plans = rabbitmq::plan_topology(&prefix.settings(), &kinds).await.unwrap();
+    let plan = |title: String| plans.iter().find(|(piece, _)| piece.title() == title).unwrap().1.clone();
+    assert_eq!(plan(format!("queue {queue}")), rabbitmq::topology::Plan::Make);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_before_the_queues_of_all_kinds_stand() {
+    let Some(prefix) = RabbitPrefix::reserve(vec![first(), second()]) else { return };
+    let kinds = [first(), second()];
+    rabbitmq::apply_topology(&prefix.settings(), &kinds[..1]).await.unwrap();
+    let missing = rabbitmq::missing_topology(&prefix.settings(), &kinds).await.unwrap().unwrap();
+    assert_eq!(missing.title(), format!("queue {}", prefix.names().queue(&second())));
+    // The net for unroutable jobs stands, and would take it.
+    let producer = Producer::open(&prefix.settings(), &kinds);
+    let refused = producer.publish(outgoing(&second())).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Broken(_)), "{refused:?}");
+    rabbitmq::apply_topology(&prefix.settings(), &kinds).await.unwrap();
+    assert_eq!(rabbitmq::missing_topology(&prefix.settings(), &kinds).await.unwrap(), None);
+    until("it is taken", async || producer.publish(outgoing(&second())).await.ok()).await;
+    assert_eq!(depth(&prefix, &second()).await, 1);
+}
+
+/// Stops the process behind a queue in a broker that is ours alone, or lets it go on: as good as a queue that has lost its
+/// majority.
+fn hang(queue: &str, hangs: bool) -> Option<()> {
+    let rabbitmqctl = std::env::var("WARREN_TEST_RABBITMQCTL").ok()?;
+    let what = if hangs { "suspend" } else { "resume" };
+    let code = format!("sys:{what}(binary_to_existing_atom(<<\"%2F_{queue}\">>, utf8)).");
+    let done = std::process::Command::new(rabbitmqctl).args(["eval", &code]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_hangs_takes_no_jobs_and_holds_up_no_other() {
+    let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
+    // A channel that meets a queue for the first time waits for it, and so do all others on that channel.
+    for kind in [first(), second()] {
+        until("it takes jobs", async || producer.publish(outgoing(&kind)).await.ok()).await;
+    }
+    let queue = prefix.names().queue(&first());
+    if hang(&queue, true).is_none() {
+        eprintln!("left out: the broker is not a private one");
+        return;
+    }
+    let producer = Arc::new(producer);
+    let first_one = tokio::spawn({
+        let producer = producer.clone();
+        async move { producer.publish(outgoing(&first())).await }
+    });
+    let until_then = Instant::now() + Duration::from_secs(12);
+    let mut stuck = 0;
+    while Instant::now() < until_then {
+        assert_eq!(
+            producer.publish(outgoing(&second())).await,
+            Ok(()),
+            "jobs of another kind go through all the while"
+        );
+        if first_one.is_finished() {
+            let began = Instant::now();
+            assert_eq!(producer.publish(outgoing(&first())).await, Err(PublishError::Stuck));
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            stuck += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(first_one.await.unwrap(), Err(PublishError::OutcomeUnknown));
+    assert!(stuck > 10, "{stuck}");
+    hang(&queue, false);
+    until("it takes jobs again", async || producer.publish(outgoing(&first())).await.ok()).await;
+    assert_eq!(depth(&prefix, &first()).await, 3, "the first, the one of which nothing was known, and the last");
+}
