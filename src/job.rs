@@ -424,7 +424,16 @@ impl Completion {
                 After { state: State::Cancelled, reason: Some(CANCELLED[usize::from(*ran)]), ..plain }
             }
             Outcome::Snooze { delay, reason } => {
-                After { state: State::Retrying, run: run + 1, delay: Some(*delay), reason: Some(reason), ..plain }
+                // What did not run, or not to an end, neither clears a suspicion nor raises one.
+                let suspicion = self.envelope.suspicion;
+                After {
+                    state: State::Retrying,
+                    run: run + 1,
+                    delay: Some(*delay),
+                    reason: Some(reason),
+                    suspicion,
+                    ..plain
+                }
             }
             Outcome::Dead { failure } => After {
                 state: State::Dead,

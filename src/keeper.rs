@@ -123,7 +123,10 @@ fn completion(why: Why, delivery: Delivery) -> Completion {
             reason: "delivery_limit".into(),
             text: "the broker has given it out too often; it runs alone the next time".into(),
             parking: GIVEN_UP,
-            suspicion: Suspicion::Suspected,
+            suspicion: match envelope.suspicion {
+                Suspicion::None => Suspicion::Suspected,
+                suspicion => suspicion,
+            },
         },
         Why::Unrouted => {
             let kind = &envelope.kind;

@@ -271,9 +271,11 @@ impl Gateway {
             let detail = "there is no job in it: send an array of {kind, body, key?, delay?, run_at?}, or one such object a line";
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "empty_batch", detail));
         }
-        let (sender, receiver) = mpsc::channel(4);
+        // Without a bound but that of the request: a client that reads nothing before it has sent everything must not wait
+        // for itself.
+        let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(batch.answer(first, sender));
-        let answer = stream::unfold(receiver, |mut receiver| async move {
+        let answer = stream::unfold(receiver, |mut receiver: mpsc::UnboundedReceiver<Bytes>| async move {
             receiver.recv().await.map(|piece: Bytes| (Ok::<_, std::convert::Infallible>(piece), receiver))
         });
         let media = match layout {
@@ -336,7 +338,7 @@ impl Batch {
     }
 
     /// Answers piece by piece; ends when the client has gone.
-    async fn answer(mut self, first: Option<Read>, answer: mpsc::Sender<Bytes>) {
+    async fn answer(mut self, first: Option<Read>, answer: mpsc::UnboundedSender<Bytes>) {
         let (mut accepted, mut refused) = (0_usize, 0_usize);
         let mut text = Vec::new();
         if self.layout == Layout::Array {
@@ -357,7 +359,7 @@ impl Batch {
                     *(if taken { &mut accepted } else { &mut refused }) += 1;
                     self.write(&mut text, &verdict);
                 }
-                if answer.send(std::mem::take(&mut text).into()).await.is_err() {
+                if answer.send(std::mem::take(&mut text).into()).is_err() {
                     return;
                 }
             }
@@ -372,7 +374,7 @@ impl Batch {
         if self.layout == Layout::Array {
             text.extend_from_slice(format!("],\"accepted\":{accepted},\"refused\":{refused}}}\n").as_bytes());
         }
-        _ = answer.send(text.into()).await;
+        _ = answer.send(text.into());
     }
 
     fn write(&self, text: &mut Vec<u8>, verdict: &Verdict) {

@@ -148,28 +148,31 @@ async fn converse(command: &ChildCommand, order: &Order) -> std::io::Result<Perf
         .args(&command.arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        // A signal to this process and its group is a drain, and must not look like a crash of the job.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
     let text = serde_json::to_vec(order)?;
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let mut answer = Vec::new();
-    if let (Some(mut stdin), Some(mut stdout)) = (stdin, stdout) {
-        // A length first: the pipe stays open for as long as the parent lives, which the child watches.
-        let length = u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes();
-        let told = async {
-            stdin.write_all(&length).await?;
-            stdin.write_all(&text).await?;
-            stdin.flush().await
-        };
-        // One that died before it read everything is told of by its answer.
-        let told = told.await;
-        stdout.read_to_end(&mut answer).await?;
-        drop(told);
-    }
-    let status = child.wait().await?;
-    match serde_json::from_slice::<Report>(&answer) {
-        Ok(report) if status.success() => Ok(report.into_performed()),
-        _ => Ok(Performed::Crashed { how: status.to_string() }),
+    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(std::io::Error::other("it has no pipes"));
+    };
+    // A length first: the pipe stays open for as long as the parent lives, which the child watches.
+    stdin.write_all(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes()).await?;
+    stdin.write_all(&text).await?;
+    stdin.flush().await?;
+    // One that does not even begin has a trouble of its own, and says nothing about the job.
+    let mut begun = [0];
+    stdout.read_exact(&mut begun).await?;
+    let answer = async {
+        let mut length = [0; 8];
+        stdout.read_exact(&mut length).await?;
+        let mut text = vec![0; usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX)];
+        stdout.read_exact(&mut text).await?;
+        serde_json::from_slice::<Report>(&text).map_err(std::io::Error::from)
+    };
+    match answer.await {
+        Ok(report) => Ok(report.into_performed()),
+        Err(_) => Ok(Performed::Crashed { how: child.wait().await?.to_string() }),
     }
 }
 
@@ -270,9 +273,13 @@ pub fn perform_one(registry: &Registry) -> std::io::Result<()> {
     };
     let handler = registered.handler.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // What a worker prints must not be taken for its report.
+    let mut answer = std::fs::File::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3)?);
+    rustix::stdio::dup2_stdout(std::io::stderr())?;
+    answer.write_all(&[1])?;
     let performed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(handler.perform(task))));
-    let mut stdout = std::io::stdout().lock();
-    serde_json::to_writer(&mut stdout, &Report::of(performed))?;
-    stdout.flush()?;
+    let report = serde_json::to_vec(&Report::of(performed))?;
+    answer.write_all(&u64::try_from(report.len()).unwrap_or(u64::MAX).to_le_bytes())?;
+    answer.write_all(&report)?;
     Ok(())
 }

@@ -459,6 +459,10 @@ impl Executor {
                 }
             }
             self.end(&running, Ended::TimedOut);
+            // It may have been given a task in between, which found it still running.
+            if let Some(task) = running.task.get() {
+                task.abort();
+            }
         }
         busy
     }

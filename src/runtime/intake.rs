@@ -75,10 +75,7 @@ pub(super) async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut 
         let ids: Vec<_> = batch.iter().map(|ready| ready.envelope.id).collect();
         let hinted: Vec<_> = ids.iter().copied().filter(|id| executor.tombstones().contains(id)).collect();
         let known = surely(|| store.lookup(&ids)).await;
-        if !hinted.is_empty() {
-            let called_off = surely(|| store.called_off(&hinted)).await;
-            executor.call_off(batch.extract_if(.., |ready| called_off.contains(&ready.envelope.id)));
-        }
+        let called_off = if hinted.is_empty() { Vec::new() } else { surely(|| store.called_off(&hinted)).await };
         let is_over = |ready: &Ready| {
             let known = known.iter().find(|known| known.id == ready.envelope.id)?;
             // Another tenant's row is another job; the fence refuses it.
@@ -88,10 +85,12 @@ pub(super) async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut 
             (known.state.is_terminal() || known.run > ready.envelope.run || other_body).then_some(other_body)
         };
         let mut conflicts = Vec::new();
-        let mut over = Vec::new();
+        let (mut over, mut off) = (Vec::new(), Vec::new());
         let mut run = Vec::with_capacity(batch.len());
         for ready in batch.drain(..) {
             match is_over(&ready) {
+                // Only the run that counts is called off: an older one leaves the tombstone to it.
+                None if called_off.contains(&ready.envelope.id) => off.push(ready),
                 None => run.push(ready),
                 Some(other_body) => {
                     if other_body {
@@ -102,6 +101,7 @@ pub(super) async fn look_up(executor: Arc<Executor>, store: Arc<dyn Store>, mut 
             }
         }
         executor.admit(run);
+        executor.call_off(off);
         conflicts.extend(Executor::settle(over));
         note_conflicts(store.as_ref(), &conflicts).await;
     }

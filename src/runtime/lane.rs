@@ -16,7 +16,7 @@ use warren_workers::{Disposition, Policy};
 use super::{executor::Executor, gate::Gate, inflight::RunKey, intake::note_conflicts};
 use crate::{
     crash_point,
-    job::{Completion, Failure, Outcome, Suspicion, chain},
+    job::{Completion, Failure, Outcome, chain},
     retry::{self, Reconnect, Verdict},
     store::{Record, Store, StoreError},
 };
@@ -233,7 +233,9 @@ fn unrecordable(culprit: &Completion, body: Bytes, policy: &Policy, cause: &str)
         return Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } };
     }
     let outcome = match retry::decide(policy, envelope.attempt.saturating_add(1), Disposition::Retry) {
-        Verdict::Again(delay) | Verdict::Later(delay) => Outcome::Retry { delay, failure, suspicion: Suspicion::None },
+        Verdict::Again(delay) | Verdict::Later(delay) => {
+            Outcome::Retry { delay, failure, suspicion: envelope.suspicion }
+        }
         Verdict::Dead => Outcome::Dead { failure },
     };
     Completion { envelope, body: Some(body), outcome }

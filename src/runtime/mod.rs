@@ -52,6 +52,8 @@ use crate::{
     store::{Store, Work},
 };
 
+/// Threads for look-ups of names and the like, beside those that jobs have for themselves.
+const SPARE_THREADS: usize = 512;
 /// More lanes than this gain nothing.
 const MAX_LANES: usize = 4;
 /// How long beyond its timeout a kind may end nothing.
@@ -139,9 +141,13 @@ impl Runtime {
     ) -> std::io::Result<Self> {
         let cores = available_parallelism().map_or(2, NonZero::get);
         let threads = (2 * cores).max(8);
+        // A job that waits for a thread of its own lets its time run, so there is one for each that may run.
+        let own = registry.iter().filter(|(_, registered)| registered.policy.blocking);
+        let own_threads: usize = own.map(|(_, registered)| registered.policy.concurrency).sum();
         let jobs = tokio::runtime::Builder::new_multi_thread()
             .thread_name("warren-job")
             .worker_threads(threads)
+            .max_blocking_threads(own_threads + SPARE_THREADS)
             .enable_all()
             .build()?;
         let gate = Arc::new(Gate::default());

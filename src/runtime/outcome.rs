@@ -105,7 +105,7 @@ fn unreadable(envelope: Envelope, body: Bytes, error: &DecodeError, limit: Durat
             reason: "unknown_version".into(),
             text: error.to_string(),
             parking: Parking { limit, ..UNKNOWN_VERSION },
-            suspicion: Suspicion::None,
+            suspicion: envelope.suspicion,
         },
         // It is a job, only not one that this kind can do.
         DecodeError::Unfit(_) => Outcome::Dead { failure: Failure::from_error("invalid_body", error) },

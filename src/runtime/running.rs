@@ -8,7 +8,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{
             AtomicU8, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -88,16 +88,20 @@ pub(super) async fn on_own_thread<T: Send + 'static>(
 ) -> T {
     let within = jobs.clone();
     let thread = jobs.spawn_blocking(move || {
+        // Its time may have been up before there was a thread for it; then it must not run behind its record.
+        if running.job.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return None;
+        }
         running.thread.store(TASK, Release);
         let ended = std::panic::catch_unwind(AssertUnwindSafe(|| within.block_on(attempt)));
         running.leave(&lost);
-        ended
+        Some(ended)
     });
     match thread.await {
-        Ok(Ok(ended)) => ended,
-        Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        // The runtime ends, and with it whoever would take the answer.
-        Err(_) => std::future::pending().await,
+        Ok(Some(Ok(ended))) => ended,
+        Ok(Some(Err(panic))) => std::panic::resume_unwind(panic),
+        // Nobody takes an answer any more: its time is up, or the runtime ends.
+        Ok(None) | Err(_) => std::future::pending().await,
     }
 }
 

@@ -182,6 +182,9 @@ pub struct Work {
     pub progress: Option<(u64, u64)>,
 }
 
+/// The tenant of a tombstone that an operator has set for a job of which nobody knows yet whose it is.
+pub(crate) const ANY_TENANT: &str = "*";
+
 /// What came of calling a job off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Postgres, connect::detached, jobs};
 use crate::{
     job::{CANCELLED, Completion, State, Tenant},
-    store::{Cancel, Cancelled, StoreError, Tombstone},
+    store::{ANY_TENANT, Cancel, Cancelled, StoreError, Tombstone},
 };
 
 /// The ids among these for which there is a tombstone, sorted.
@@ -18,7 +18,8 @@ pub(super) async fn met(
     let (ids, tenants): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|it| (it.envelope.id, it.envelope.tenant.as_str())).unzip();
     let rows = sqlx::query(
-        "SELECT id FROM tombstones JOIN unnest($1::uuid[], $2::text[]) AS c (id, tenant) USING (id, tenant) ORDER BY id",
+        "SELECT c.id FROM unnest($1::uuid[], $2::text[]) AS c (id, tenant)
+         JOIN tombstones ON tombstones.id = c.id AND tombstones.tenant IN (c.tenant, '*')",
     )
     .bind(ids)
     .bind(tenants)
@@ -52,7 +53,7 @@ impl Cancel for Postgres {
             .fetch_optional(&mut *transaction)
             .await?;
             let owner = match row {
-                None if unrecorded => tenant.unwrap_or_else(|| Tenant::DEFAULT.to_string()),
+                None if unrecorded => tenant.unwrap_or_else(|| ANY_TENANT.into()),
                 None => return Ok(Cancelled::Unknown),
                 Some(row) => {
                     let state = jobs::state(&row)?;

@@ -106,7 +106,7 @@ async fn insert_successes(connection: &mut PgConnection, batch: &[Completion]) -
          FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
                      $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[])
               AS c (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output)
-         WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.id = c.id)
+         WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.id = c.id AND tombstones.tenant IN (c.tenant, '*'))
          ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
              attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspicion = 0,
@@ -137,10 +137,9 @@ async fn record_successes(connection: &mut PgConnection, batch: &[Completion]) -
     if won == batch.len() {
         return Ok(won);
     }
-    // Some lost the fence, or met a tombstone, which no statement on the common path should have to tell apart.
-    let met = cancel::met(connection, batch).await?;
-    let called_off: Vec<_> = batch.iter().filter(|it| met.binary_search(&it.envelope.id).is_ok()).collect();
-    if called_off.is_empty() { Ok(won) } else { Ok(won + record_all(connection, &called_off).await?) }
+    // Some lost the fence, or met a tombstone, which the statement on the common path need not tell apart: those that it
+    // has recorded lose the fence now, and the others are judged anew.
+    Ok(won + record_all(connection, &batch.iter().collect::<Vec<_>>()).await?)
 }
 
 /// A batch with more in it than plain successes, in one transaction.
@@ -161,7 +160,9 @@ async fn record_all(connection: &mut PgConnection, batch: &[&Completion]) -> sql
     let follow_ups: Vec<_> = winners.iter().flat_map(|completion| completion.after().follow_ups).collect();
     jobs::insert_new(connection, &follow_ups).await?;
     jobs::note_other_bodies(connection, &losers).await?;
-    cancel::bury(connection, &met).await?;
+    // One whose run has lost leaves its tombstone to the run that counts.
+    let buried: Vec<_> = met.into_iter().filter(|id| won.binary_search(id).is_ok()).collect();
+    cancel::bury(connection, &buried).await?;
     let due_soon = |completion: &&Completion| completion.after().delay.is_some_and(|delay| delay < SOON);
     if winners.iter().any(due_soon) {
         connection.execute(jobs::NOTIFY).await?;

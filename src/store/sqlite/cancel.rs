@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock,
     job::{CANCELLED, Completion, State, Tenant},
-    store::{Cancel, Cancelled, StoreError, Tombstone},
+    store::{ANY_TENANT, Cancel, Cancelled, StoreError, Tombstone},
 };
 
 /// How many ids stand in one statement.
@@ -28,7 +28,7 @@ pub(super) async fn met(connection: &mut SqliteConnection, batch: &[Completion])
     let mut met = Vec::new();
     if any(connection).await? {
         for completion in batch {
-            let found = sqlx::query("SELECT 1 FROM tombstones WHERE id = ? AND tenant = ?")
+            let found = sqlx::query("SELECT 1 FROM tombstones WHERE id = ? AND tenant IN (?, '*')")
                 .bind(completion.envelope.id)
                 .bind(completion.envelope.tenant.as_str())
                 .fetch_optional(&mut *connection)
@@ -62,7 +62,7 @@ async fn cancel(
     .fetch_optional(&mut *connection)
     .await?;
     let owner = match row {
-        None if unrecorded => tenant.unwrap_or(&Tenant::DEFAULT).to_string(),
+        None if unrecorded => tenant.map_or_else(|| ANY_TENANT.into(), Tenant::to_string),
         None => return Ok(Cancelled::Unknown),
         Some(row) => {
             let state = jobs::state(&row)?;

@@ -115,7 +115,9 @@ async fn record_all(connection: &mut SqliteConnection, batch: &[Completion]) -> 
     let follow_ups: Vec<_> = winners.iter().flat_map(|completion| completion.after().follow_ups).collect();
     jobs::insert_new(connection, &follow_ups, now).await?;
     jobs::note_other_bodies(connection, &losers).await?;
-    cancel::bury(connection, &met).await?;
+    // One whose run has lost leaves its tombstone to the run that counts.
+    let buried: Vec<_> = met.into_iter().filter(|id| won.binary_search(id).is_ok()).collect();
+    cancel::bury(connection, &buried).await?;
     Ok(winners.len())
 }
 

@@ -131,6 +131,38 @@ pub(super) async fn a_replay_and_a_requeue_take_the_tombstone_away(Fixture { sto
     assert_eq!(store.requeue(envelope().id).await.unwrap(), Transition::Unknown);
 }
 
+pub(super) async fn a_tombstone_is_left_to_the_run_that_counts(Fixture { store, .. }: &Fixture) {
+    let job = envelope();
+    store.insert(&[new_job(&job, NOW)]).await.unwrap();
+    let claim = store.claim(10, LATER, &[]).await.unwrap();
+    store.published(claim.token, &[(job.id, 1)]).await.unwrap();
+    // While its first run hangs somewhere, it is published once more, and then called off.
+    assert_eq!(store.requeue(job.id).await.unwrap(), Transition::Done);
+    let claim = store.claim(10, LATER, &[]).await.unwrap();
+    store.published(claim.token, &[(job.id, 2)]).await.unwrap();
+    assert_eq!(store.cancel(None, job.id, false).await.unwrap(), Cancelled::Requested);
+    record(store.as_ref(), vec![success(&job)]).await;
+    record(store.as_ref(), vec![retry(&job, NOW)]).await;
+    assert_eq!(store.tombstones(0).await.unwrap().len(), 1, "the late end of the first run does not use it up");
+    record(store.as_ref(), vec![success(&run(&job, 2))]).await;
+    assert_eq!(get(store.as_ref(), job.id).await.state, State::Cancelled);
+    assert_eq!(store.tombstones(0).await.unwrap(), []);
+}
+
+pub(super) async fn a_tombstone_of_another_tenant_loses_nothing_and_an_operators_holds_for_any(
+    Fixture { store, .. }: &Fixture,
+) {
+    let acme = Tenant::new("acme").unwrap();
+    let theirs = |job: Envelope| Envelope { tenant: acme.clone(), ..job };
+    let (foreign, operators) = (theirs(envelope()), theirs(envelope()));
+    assert_eq!(store.cancel(Some(&Tenant::DEFAULT), foreign.id, true).await.unwrap(), Cancelled::Requested);
+    assert_eq!(store.cancel(None, operators.id, true).await.unwrap(), Cancelled::Requested);
+    record(store.as_ref(), vec![success(&foreign), success(&operators)]).await;
+    let state = async |id| store.get(None, id).await.unwrap().expect("a row").state;
+    assert_eq!(state(foreign.id).await, State::Succeeded);
+    assert_eq!(state(operators.id).await, State::Cancelled);
+}
+
 fn parked(envelope: &Envelope, parking: Parking) -> Completion {
     let outcome = Outcome::Parked {
         reason: "delivery_limit".into(),

@@ -15,8 +15,9 @@ use super::operations::{
     a_job_is_parked_for_longer_each_time_and_given_up_at_the_limit,
     a_job_that_nobody_has_is_called_off_at_once_and_any_other_by_a_tombstone,
     a_replay_and_a_requeue_take_the_tombstone_away, a_suspicion_stays_until_another_outcome_clears_it,
-    dead_letters_are_counted_up_to_a_bound, processes_are_seen_while_they_live,
-    the_age_of_what_waits_follows_from_what_was_published,
+    a_tombstone_is_left_to_the_run_that_counts,
+    a_tombstone_of_another_tenant_loses_nothing_and_an_operators_holds_for_any, dead_letters_are_counted_up_to_a_bound,
+    processes_are_seen_while_they_live, the_age_of_what_waits_follows_from_what_was_published,
     the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else,
 };
 use crate::harness::{
@@ -102,6 +103,8 @@ conformance!(
     a_job_that_nobody_has_is_called_off_at_once_and_any_other_by_a_tombstone,
     a_completion_that_meets_a_tombstone_is_recorded_as_called_off,
     a_replay_and_a_requeue_take_the_tombstone_away,
+    a_tombstone_is_left_to_the_run_that_counts,
+    a_tombstone_of_another_tenant_loses_nothing_and_an_operators_holds_for_any,
     a_job_is_parked_for_longer_each_time_and_given_up_at_the_limit,
     a_suspicion_stays_until_another_outcome_clears_it,
     processes_are_seen_while_they_live,
