@@ -93,3 +93,44 @@ async fn on_servers_exactly_the_guilty_are_convicted() {
         exactly_the_guilty_are_convicted(installation).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_is_run_alone_and_a_child_that_cannot_begin_convicts_nobody() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let _up = installation.up(&[]);
+    let good = std::fs::read_to_string(installation.file()).unwrap();
+    let (rabbit, _) = installation.servers().unwrap();
+    let (_connection, channel) = rabbit.channel().await;
+    let suspect = async |id: &str| {
+        let mut headers = lapin::types::FieldTable::default();
+        headers.insert("x-warren-suspect".into(), lapin::types::AMQPValue::ShortInt(2));
+        let properties = lapin::BasicProperties::default().with_message_id(id.into()).with_headers(headers);
+        let options = lapin::options::BasicPublishOptions::default();
+        let exchange = rabbit.names().jobs();
+        // {"payload_bytes": 3} as MessagePack.
+        let body = b"\x81\xadpayload_bytes\x03";
+        channel
+            .basic_publish(exchange.as_str().into(), "warren.probe".into(), options, body, properties)
+            .await
+            .unwrap();
+    };
+    let shown = |id: &str| {
+        let said = installation.run(&["job", "show", id, "-o", "json"]);
+        (said.code == 0).then(|| said.json())
+    };
+    let (first, second) = ("0190aaaa-bbbb-7ccc-8ddd-000000000001", "0190aaaa-bbbb-7ccc-8ddd-000000000002");
+    suspect(first).await;
+    let done = until("it has run alone", async || shown(first).filter(|job| job["state"] == "succeeded")).await;
+    assert_eq!(done["output"]["payload"], "AAAA", "what it returned came back through the pipe: {done}");
+    // A child reads the configuration anew.
+    std::fs::write(installation.file(), format!("{good}\nnonsense")).unwrap();
+    suspect(second).await;
+    let logged = |text: &str| installation.logs().contains(text);
+    until("children fail to begin", async || logged("is not TOML").then_some(())).await;
+    std::fs::write(installation.file(), &good).unwrap();
+    let put_off = until("it is put off", async || shown(second)).await;
+    assert_eq!(put_off["failed_attempts"], 0, "it is no failure of the job: {put_off}");
+    assert_eq!(installation.run(&["job", "requeue", second]).code, 0);
+    let done = until("it has run", async || shown(second).filter(|job| job["state"] == "succeeded")).await;
+    assert_eq!(done["failed_attempts"], 0, "{done}");
+}
