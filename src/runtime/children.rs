@@ -26,7 +26,10 @@ use uuid::Uuid;
 use warren_messages::{Bytes, DecodeError};
 use warren_workers::{Disposition, context::Emission};
 
-use super::registry::{Performed, Registry, Task};
+use super::{
+    registry::{Performed, Registry, Task},
+    running::Running,
+};
 use crate::job::{Failure, Kind, Micros, Tenant};
 
 /// How many run at once in one process.
@@ -115,7 +118,9 @@ impl Children {
         &self,
         kind: &Kind,
         task: Task,
+        timeout: Duration,
         place: ChildPlace,
+        running: Arc<Running>,
     ) -> Pin<Box<dyn Future<Output = Performed> + Send>> {
         let (command, kind) = (self.command.clone(), kind.to_string());
         Box::pin(async move {
@@ -128,10 +133,9 @@ impl Children {
                 version: task.version,
                 body: Bytes(task.body.to_vec()),
                 attempt: task.attempt,
-                time_ms: u64::try_from(task.deadline.saturating_duration_since(Instant::now()).as_millis())
-                    .unwrap_or(u64::MAX),
+                time_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             };
-            match converse(&command, &order).await {
+            match converse(&command, &order, &running).await {
                 Ok(performed) => performed,
                 // Not the job's fault: it has not run, or nobody knows what became of it.
                 Err(error) => Performed::Failed {
@@ -143,7 +147,7 @@ impl Children {
     }
 }
 
-async fn converse(command: &ChildCommand, order: &Order) -> std::io::Result<Performed> {
+async fn converse(command: &ChildCommand, order: &Order, running: &Running) -> std::io::Result<Performed> {
     let mut child = Command::new(&command.program)
         .args(&command.arguments)
         .stdin(Stdio::piped())
@@ -163,6 +167,7 @@ async fn converse(command: &ChildCommand, order: &Order) -> std::io::Result<Perf
     // One that does not even begin has a trouble of its own, and says nothing about the job.
     let mut begun = [0];
     stdout.read_exact(&mut begun).await?;
+    running.has_begun();
     let answer = async {
         let mut length = [0; 8];
         stdout.read_exact(&mut length).await?;

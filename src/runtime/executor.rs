@@ -239,7 +239,9 @@ impl Executor {
         while let Some((running, task, place)) = self.start_next() {
             let lost = self.shared.lost.clone();
             let attempt = match (place, &self.shared.children) {
-                (Some(place), Some(children)) => children.perform(&self.kind, task, place),
+                (Some(place), Some(children)) => {
+                    children.perform(&self.kind, task, self.policy.timeout, place, running.clone())
+                }
                 _ if self.policy.blocking => {
                     let attempt = self.handler.clone().perform(task);
                     Box::pin(on_own_thread(self.shared.jobs.clone(), attempt, running.clone(), lost.clone()))
@@ -293,7 +295,7 @@ impl Executor {
             control: control.clone(),
         };
         let first_wait = (ready.envelope.run == 1).then_some(ready.envelope.created_at);
-        let running = Arc::new(Running::new(ready, place, control, now));
+        let running = Arc::new(Running::new(ready, place, control, now, child.is_some()));
         state.running[place] = Some(running.clone());
         state.started += 1;
         drop(state);
@@ -423,13 +425,8 @@ impl Executor {
         self.metrics.inflight.set(state.running() as f64);
         self.metrics.queue_wait.flush();
         self.metrics.execution.flush();
-        let overdue: Vec<_> = state
-            .running
-            .iter()
-            .flatten()
-            .filter(|running| running.since.elapsed() >= self.policy.timeout)
-            .cloned()
-            .collect();
+        let overdue: Vec<_> =
+            state.running.iter().flatten().filter(|running| running.is_overdue(self.policy.timeout)).cloned().collect();
         if state.started == *last_started && state.running() < self.policy.concurrency && !state.ready.is_empty() {
             // There is room and work, and yet nothing has started since the last time: all drivers are stuck in a job,
             // or the gate was closed.

@@ -15,13 +15,16 @@ use std::{
         },
     },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{runtime::Handle, task::AbortHandle};
 use warren_workers::context::Control;
 
 use super::executor::Ready;
+
+/// How long the start of a process may take on a machine that is busy.
+const START_OF_A_PROCESS: Duration = Duration::from_secs(30);
 
 /// One job that runs.
 pub(super) struct Running {
@@ -30,6 +33,8 @@ pub(super) struct Running {
     pub(super) place: usize,
     pub(super) control: Arc<Control>,
     pub(super) since: Instant,
+    /// When it really began, where a process had to be started for it first.
+    begun: Option<OnceLock<Instant>>,
     /// Its task, once it has one.
     pub(super) task: OnceLock<AbortHandle>,
     thread: AtomicU8,
@@ -54,8 +59,35 @@ pub(super) enum Lost {
 }
 
 impl Running {
-    pub(super) fn new(job: Ready, place: usize, control: Arc<Control>, since: Instant) -> Self {
-        Self { job: Mutex::new(Some(job)), place, control, since, task: OnceLock::new(), thread: AtomicU8::new(NONE) }
+    /// `alone`: in a process of its own, whose start is not its time.
+    pub(super) fn new(job: Ready, place: usize, control: Arc<Control>, since: Instant, alone: bool) -> Self {
+        Self {
+            job: Mutex::new(Some(job)),
+            place,
+            control,
+            since,
+            begun: alone.then(OnceLock::new),
+            task: OnceLock::new(),
+            thread: AtomicU8::new(NONE),
+        }
+    }
+
+    /// The process that was started for it has begun.
+    pub(super) fn has_begun(&self) {
+        if let Some(begun) = &self.begun {
+            _ = begun.set(Instant::now());
+        }
+    }
+
+    /// Whether its time is up.
+    pub(super) fn is_overdue(&self, timeout: Duration) -> bool {
+        match &self.begun {
+            None => self.since.elapsed() >= timeout,
+            Some(begun) => match begun.get() {
+                Some(begun) => begun.elapsed() >= timeout,
+                None => self.since.elapsed() >= timeout + START_OF_A_PROCESS,
+            },
+        }
     }
 
     /// Its time is up: counts its thread as lost, if one is in it.

@@ -93,9 +93,9 @@ async fn a_request_that_waits_is_answered_when_its_job_is_over() {
     let (status, job) = parts(wait("10").json(&json!({ "work_ms": 300 })).send().await.unwrap()).await;
     assert_eq!((status, job["state"].as_str(), job["output"]["attempt"].as_u64()), (200, Some("succeeded"), Some(1)));
     let began = Instant::now();
-    let (status, slow) = parts(wait("1").json(&json!({ "work_ms": 3000 })).send().await.unwrap()).await;
+    let (status, slow) = parts(wait("1").json(&json!({ "work_ms": 8000 })).send().await.unwrap()).await;
     assert_eq!((status, slow["state"].as_str()), (202, Some("queued")), "{slow}");
-    assert!((1.0..2.5).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+    assert!((1.0..7.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
     let id = slow["id"].as_str().unwrap();
     let (status, job) = parts(http.get(&format!("/v1/jobs/{id}?wait=20")).send().await.unwrap()).await;
     assert_eq!((status, job["state"].as_str()), (200, Some("succeeded")));
@@ -117,5 +117,5 @@ async fn hundreds_may_wait_for_jobs_that_end_at_different_times() {
     for (status, job) in futures_util::future::join_all(waits).await {
         assert_eq!((status, job["state"].as_str()), (200, Some("succeeded")), "{job}");
     }
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How long a process may take to say that it is up.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(1);
 
 /// An installation: a folder with its configuration, and the servers it runs on.
 pub(crate) struct Installation {

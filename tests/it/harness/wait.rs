@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How long anything that must happen may take on a machine that is busy with other tests.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(40);
 
 /// Asks until the answer is `Some`, and fails with what was waited for if it does not become so.
 pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
