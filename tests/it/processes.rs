@@ -383,3 +383,48 @@ async fn a_wrong_password_is_told_and_a_right_one_works_without_a_restart() {
     assert!(!installation.logs().contains("hunter2"));
     ctl(&["delete_user", &user]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_told_at_once_loses_nothing_and_takes_jobs_again_when_there_is_room() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let Ok(rabbitmqctl) = std::env::var("WARREN_TEST_RABBITMQCTL") else {
+        eprintln!("left out: the broker is not a private one");
+        return;
+    };
+    let gateway = installation.up(&["gateway"]);
+    let http = Http::to(gateway.gateway());
+    let (rabbit, _) = installation.servers().unwrap();
+    let pattern = format!("^{}\\.warren\\.probe$", rabbit.prefix);
+    let policy = ["set_policy", "--apply-to", "queues", &rabbit.prefix, &pattern, "{\"max-length\":5}"];
+    let done = std::process::Command::new(&rabbitmqctl).args(policy).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let mut taken = Vec::new();
+    let refused = until("it is full", async || {
+        let began = std::time::Instant::now();
+        let response = http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap();
+        let retry_after = response.headers().contains_key("retry-after");
+        let (status, answer) = parts(response).await;
+        if status == 202 {
+            taken.push(answer["id"].as_str().unwrap().to_owned());
+            return None;
+        }
+        Some((status, answer, retry_after, began.elapsed()))
+    })
+    .await;
+    let (status, answer, retry_after, took) = refused;
+    assert_eq!((status, answer["code"].as_str(), retry_after), (503, Some("queue_full"), true), "{answer}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(taken.len() >= 5, "{}", taken.len());
+    let _rest = installation.up(&["worker"]);
+    for id in &taken {
+        http.job_in(id, "succeeded").await;
+    }
+    let again = until("there is room", async || {
+        let (status, answer) = parts(http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap()).await;
+        (status == 202).then(|| answer["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    http.job_in(&again, "succeeded").await;
+    let cleared = std::process::Command::new(&rabbitmqctl).args(["clear_policy", &rabbit.prefix]).output().unwrap();
+    assert!(cleared.status.success(), "{cleared:?}");
+}
