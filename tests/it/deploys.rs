@@ -70,8 +70,8 @@ async fn after_workers_are_killed_twice_under_load_everything_is_done_soon_and_n
     let Some(installation) = Installation::on_servers("").await else { return };
     let others = installation.up(&["gateway", "dispatcher", "keeper"]);
     let http = Http::to(others.gateway());
-    let count = sized(600, 5000);
-    let lines = "{\"kind\":\"warren.probe\",\"body\":{\"work_ms\":40}}\n".repeat(count);
+    let count = sized(600, 3000);
+    let lines = "{\"kind\":\"warren.probe\",\"body\":{\"work_ms\":400}}\n".repeat(count);
     let request = http.post("/v1/jobs").header("content-type", "application/x-ndjson").body(lines);
     let text = request.send().await.unwrap().text().await.unwrap();
     assert_eq!(text.lines().filter(|line| line.contains("\"status\":202")).count(), count);
@@ -81,7 +81,8 @@ async fn after_workers_are_killed_twice_under_load_everything_is_done_soon_and_n
         let admin = Http::to(&worker.admin);
         until("it is at work", async || {
             let text = admin.get("/metrics").send().await.ok()?.text().await.ok()?;
-            text.contains("warren_inflight{kind=\"warren.probe\"} 100").then_some(())
+            let running = text.lines().find_map(|line| line.strip_prefix("warren_inflight{kind=\"warren.probe\"} "))?;
+            (running.parse::<f64>().ok()? > 0.0).then_some(())
         })
         .await;
         worker.kill();
@@ -97,6 +98,6 @@ async fn after_workers_are_killed_twice_under_load_everything_is_done_soon_and_n
         let job = http.job_in(id, "succeeded").await;
         assert_eq!(job["failed_attempts"], 0, "{job}");
     }
-    assert!(began.elapsed() < Duration::from_secs(sized(30, 60)), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(sized(90, 60)), "{:?}", began.elapsed());
     assert_eq!(installation.run(&["dead", "list", "-o", "json"]).json(), json!([]));
 }
