@@ -3,12 +3,9 @@
 //! Empties the two queues that nobody else reads. What the broker has given up after too many deliveries is not convicted
 //! by that: it is put off, for longer each time, and runs alone when it comes again. What no queue was bound for, and what
 //! cannot be read, becomes a dead letter with its exact bytes. Like every writer it obeys the fence, and settles only what
-//! is recorded. Whether anything is left over in the embedded broker there is no question: it keeps what it has.
+//! is recorded. The embedded broker gives nothing up.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -66,9 +63,8 @@ impl Keeper {
         // What bounds it is the prefetch.
         let (line, mut inbox) = mpsc::unbounded_channel();
         let sink = |why| Arc::new(Inbox { why, line: line.clone() });
-        let lines: [OnceLock<Arc<dyn Subscription>>; 2] = Default::default();
-        _ = lines[0].set(self.leftovers.given_up(sink(Why::GivenUp)));
-        _ = lines[1].set(self.leftovers.unrouted(sink(Why::Unrouted)));
+        let given_up: Arc<dyn Subscription> = self.leftovers.given_up(sink(Why::GivenUp));
+        let unrouted = self.leftovers.unrouted(sink(Why::Unrouted));
         while let Some(Some((why, delivery))) = stop.run_until_cancelled(inbox.recv()).await {
             let receipt = delivery.receipt;
             let completion = completion(why, delivery);
@@ -79,13 +75,13 @@ impl Keeper {
             }
             crash_point!("keeper: recorded, not settled");
             metrics::counter!(KEPT).increment(1);
-            if let Some(line) = lines[usize::from(why == Why::Unrouted)].get() {
-                line.settle(&[receipt]);
+            match why {
+                Why::GivenUp => given_up.settle(&[receipt]),
+                Why::Unrouted => unrouted.settle(&[receipt]),
             }
         }
-        for line in lines.iter().filter_map(OnceLock::get) {
-            line.close().await;
-        }
+        given_up.close().await;
+        unrouted.close().await;
     }
 
     /// Records, however long it takes.
@@ -93,18 +89,14 @@ impl Keeper {
         let mut batch = Arc::new(vec![completion]);
         let mut pauses = Reconnect::new();
         loop {
-            match self.record.record(&batch, 0..1).await {
-                Ok(_) => return,
-                Err(StoreError::Data(cause)) => {
-                    let stripped = stripped(&batch[0], &chain(cause.as_ref()));
-                    batch = Arc::new(vec![stripped]);
-                }
-                Err(error) => {
-                    let pause = pauses.pause();
-                    warn!(error = chain(&error), ?pause, "cannot record what could not be delivered; it waits");
-                    tokio::time::sleep(pause).await;
-                }
+            let Err(error) = self.record.record(&batch, 0..1).await else { return };
+            let pause = pauses.pause();
+            warn!(error = chain(&error), ?pause, "cannot record what could not be delivered; it waits");
+            if let StoreError::Data(cause) = &error {
+                let stripped = stripped(&batch[0], &chain(cause.as_ref()));
+                batch = Arc::new(vec![stripped]);
             }
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -50,6 +50,23 @@ impl Rule {
             }
         }
     }
+
+    /// How far it has come, as it is written down: with the kinds that it leaves out.
+    fn progress(&self, done_until: Micros) -> String {
+        match self {
+            Self::Remove(Removable { kinds, only: false, .. }) if !kinds.is_empty() => {
+                let kinds: Vec<_> = kinds.iter().map(Kind::as_str).collect();
+                format!("{done_until} but {}", kinds.join(" "))
+            }
+            _ => done_until.to_string(),
+        }
+    }
+
+    /// Reads what [`Rule::progress`] wrote. `None` if it left out other kinds.
+    fn done_until(&self, written: &str) -> Option<Micros> {
+        let done = written.split(' ').next()?.parse().ok()?;
+        (self.progress(done) == written).then_some(done)
+    }
 }
 
 /// One rule's way through time.
@@ -155,14 +172,20 @@ impl Pruner {
 }
 
 impl Course {
-    /// Goes on where the pruner before it was, or begins where the installation began.
+    /// Goes on where the pruner before it was, or begins where the installation began; so too if that one left out other
+    /// kinds, whose rows it has passed by.
     async fn begin(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         if self.done_until.is_none() {
             let now = clock::now();
             let since = store.settle_value(SINCE, &now.to_string()).await?;
             let start = since.parse().unwrap_or(now) - DAY;
-            self.written = store.settle_value(&self.rule.name(), &start.to_string()).await?;
-            self.done_until = Some(self.written.parse().unwrap_or(start));
+            let beginning = self.rule.progress(start);
+            self.written = store.settle_value(&self.rule.name(), &beginning).await?;
+            let done = self.rule.done_until(&self.written);
+            if done.is_none() && store.replace_value(&self.rule.name(), &self.written, &beginning).await? {
+                self.written = beginning;
+            }
+            self.done_until = Some(done.unwrap_or(start));
         }
         Ok(())
     }
@@ -170,8 +193,8 @@ impl Course {
     /// Another keeper may have come further; then that stands.
     async fn write_down(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         let (name, done) = (self.rule.name(), self.done_until.unwrap_or_default());
-        if done - self.written.parse().unwrap_or(0) >= WRITTEN_EVERY {
-            let text = done.to_string();
+        if done - self.rule.done_until(&self.written).unwrap_or(Micros::MIN / 2) >= WRITTEN_EVERY {
+            let text = self.rule.progress(done);
             self.written = match store.replace_value(&name, &self.written, &text).await? {
                 true => text,
                 false => store.settle_value(&name, &text).await?,
@@ -227,6 +250,17 @@ mod tests {
         assert_eq!(course.next_window(now), Some(190 * second..200 * second), "not beyond what is old enough");
         course.advance(&(190 * second..200 * second), WANTED);
         assert_eq!(course.next_window(now), None);
+    }
+
+    #[test]
+    fn a_rule_begins_anew_when_it_leaves_out_other_kinds() {
+        let kinds = |names: &[&str]| names.iter().map(|name| Kind::new(name).expect("a kind")).collect::<Vec<_>>();
+        let rule = |names: &[&str]| Rule::Remove(Removable { keyed: false, kinds: kinds(names), only: false });
+        let written = rule(&["a.b", "c.d"]).progress(7);
+        assert_eq!(rule(&["a.b", "c.d"]).done_until(&written), Some(7));
+        assert_eq!(rule(&["a.b"]).done_until(&written), None, "it has passed by the rows of c.d");
+        assert_eq!(rule(&[]).done_until(&written), None);
+        assert_eq!(rule(&[]).done_until(&rule(&[]).progress(7)), Some(7));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What a process tells of itself: that it lives, what it runs, and how much it has published.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,25 +24,25 @@ use crate::{
 /// How often.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// A way in that counts what goes through it.
+/// A way in that counts what goes through it, for the kinds that it knows.
 pub(super) struct Counted {
     inner: Arc<dyn Publish>,
-    counts: Mutex<HashMap<Kind, u64>>,
+    counts: BTreeMap<Kind, AtomicU64>,
 }
 
 impl Counted {
-    pub(super) fn new(inner: Arc<dyn Publish>) -> Self {
-        Self { inner, counts: Mutex::default() }
+    pub(super) fn new(inner: Arc<dyn Publish>, kinds: &[Kind]) -> Self {
+        Self { inner, counts: kinds.iter().map(|kind| (kind.clone(), AtomicU64::new(0))).collect() }
     }
 
     fn take(&self) -> Vec<(Kind, u64)> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
+        let counts = self.counts.iter().map(|(kind, count)| (kind.clone(), count.swap(0, Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
-    fn add(&self, counts: impl IntoIterator<Item = (Kind, u64)>) {
-        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (kind, count) in counts {
-            *all.entry(kind).or_default() += count;
+    fn add(&self, kind: &Kind, more: u64) {
+        if let Some(count) = self.counts.get(kind) {
+            count.fetch_add(more, Relaxed);
         }
     }
 }
@@ -49,7 +52,7 @@ impl Publish for Counted {
     async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
         let kind = job.envelope.kind.clone();
         self.inner.publish(job).await?;
-        self.add([(kind, 1)]);
+        self.add(&kind, 1);
         Ok(())
     }
 
@@ -103,7 +106,9 @@ impl Heart {
             && let Err(error) = self.store.count_published(&counts).await
         {
             debug!(error = chain(&error), "cannot count what was published; it is counted later");
-            published.add(counts);
+            for (kind, count) in &counts {
+                published.add(kind, *count);
+            }
         }
     }
 }

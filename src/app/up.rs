@@ -146,7 +146,7 @@ pub async fn up(
         Watched { store: store.clone(), publish: None, subscribe: None, leftovers: None, observe: None, kinds };
     let mut heart = Heart { store: store.clone(), roles, published: None, at_work: None };
     let way_in = way_in.map(|WayIn { publish, observe }| {
-        let counted = Arc::new(Counted::new(publish));
+        let counted = Arc::new(Counted::new(publish, &watched.kinds));
         heart.published = Some(counted.clone());
         WayIn { publish: counted, observe }
     });

@@ -1,7 +1,7 @@
 //! Many jobs in one request: a JSON array, or one object a line.
 //!
-//! Read, submitted and answered piece by piece, so that neither the request nor the answer is ever held whole. Every item
-//! is answered for itself, in order, and a bad one spoils no other.
+//! Read, submitted and answered piece by piece: the request is never held whole, and of the answer only what a client has
+//! not read yet. Every item is answered for itself, in order, and a bad one spoils no other.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

@@ -171,8 +171,9 @@ async fn converse(command: &ChildCommand, order: &Order, running: &Running) -> s
     let answer = async {
         let mut length = [0; 8];
         stdout.read_exact(&mut length).await?;
-        let mut text = vec![0; usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX)];
-        stdout.read_exact(&mut text).await?;
+        // Grows with what really comes.
+        let mut text = Vec::new();
+        stdout.take(u64::from_le_bytes(length)).read_to_end(&mut text).await?;
         serde_json::from_slice::<Report>(&text).map_err(std::io::Error::from)
     };
     match answer.await {

@@ -29,7 +29,7 @@ use super::{
     lane::{Finished, Lane},
     outcome::{self, Ended, Rules},
     registry::{Handler, Registered, Task},
-    running::{Lost, Running, Watched, on_own_thread},
+    running::{Lost, Polled, Running, on_own_thread},
     tombstones::Tombstones,
 };
 use crate::{
@@ -250,7 +250,7 @@ impl Executor {
             };
             let attempt = AssertUnwindSafe(attempt).catch_unwind();
             let elsewhere = self.policy.blocking;
-            let mut attempt = Watched { attempt, running: running.clone(), lost, elsewhere };
+            let mut attempt = Polled { attempt, running: running.clone(), lost, elsewhere };
             let polled = poll_fn(|cx| Poll::Ready(attempt.poll_first(cx))).await;
             let given_up = polled.is_err();
             match polled.unwrap_or_else(|polled| polled) {
@@ -316,7 +316,7 @@ impl Executor {
         Some((state.ready.pop_front()?, None))
     }
 
-    fn let_run<F>(self: &Arc<Self>, attempt: Watched<F>)
+    fn let_run<F>(self: &Arc<Self>, attempt: Polled<F>)
     where
         F: Future<Output = std::thread::Result<super::registry::Performed>> + Send + Unpin + 'static,
     {

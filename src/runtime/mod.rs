@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
 use tokio::{
     sync::{Notify, watch as channel},
     time::{Instant, MissedTickBehavior, timeout_at},
@@ -46,7 +46,7 @@ use self::{
     tombstones::Tombstones,
 };
 use crate::{
-    broker::Subscribe,
+    broker::{Subscribe, Subscription},
     health::Health,
     id::Minter,
     store::{Store, Work},
@@ -253,9 +253,8 @@ impl Runtime {
     /// Takes nothing more in, finishes what was delivered, and gives back what had not started by the deadline.
     pub async fn drain(mut self, within: Duration) -> Drained {
         let deadline = Instant::now() + within;
-        for line in self.executors.iter().flat_map(|executor| executor.lines()) {
-            line.stop().await;
-        }
+        // All at once, and within the deadline: a broker that hangs must not make each of them wait in turn.
+        _ = timeout_at(deadline, join_all(self.lines().map(|line| line.stop()))).await;
         loop {
             let settled = self.shared.settled.notified();
             if self.held() == 0 || timeout_at(deadline, settled).await.is_err() {
@@ -268,9 +267,7 @@ impl Runtime {
             drained.given_back += executor.give_back_unstarted();
             drained.abandoned += executor.cancel_running();
         }
-        for line in self.executors.iter().flat_map(|executor| executor.lines()) {
-            line.close().await;
-        }
+        join_all(self.lines().map(|line| line.close())).await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -283,6 +280,10 @@ impl Runtime {
             Drained { given_back, abandoned } => warn!(given_back, abandoned, "drained at the deadline"),
         }
         drained
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Arc<dyn Subscription>> {
+        self.executors.iter().flat_map(|executor| executor.lines())
     }
 
     fn held(&self) -> usize {
@@ -352,7 +353,7 @@ impl Watcher {
             let away = self.shared.gate.missing_for();
             if away.is_some_and(|away| away >= self.settings.hold) != returned {
                 returned = !returned;
-                self.hold_or_return(returned).await;
+                self.hold_or_return(returned);
             }
             let lost = self.shared.lost.load(Relaxed);
             // Twice in a row: one that comes back at once is none.
@@ -364,25 +365,23 @@ impl Watcher {
         }
     }
 
-    /// Gives back what has not started and takes nothing more, or takes in again.
-    async fn hold_or_return(&self, returning: bool) {
+    /// Gives back what has not started and takes nothing more, or takes in again. Does not wait for a broker, which may
+    /// be away too: timeouts are looked after all the while.
+    fn hold_or_return(&self, returning: bool) {
+        let executors: Vec<_> = self.kinds.iter().map(|kind| kind.executor.clone()).collect();
         if !returning {
             info!("takes jobs again");
-            self.lines().for_each(|line| line.resume());
+            executors.iter().flat_map(|executor| executor.lines()).for_each(|line| line.resume());
             return;
         }
-        for line in self.lines() {
-            line.stop().await;
-        }
-        let given_back: usize = self.kinds.iter().map(|kind| kind.executor.give_back_unstarted()).sum();
-        warn!(
-            given_back,
-            "the database has been away for long: gave back what had not started, and takes nothing more"
-        );
-    }
-
-    fn lines(&self) -> impl Iterator<Item = &Arc<dyn crate::broker::Subscription>> {
-        self.kinds.iter().flat_map(|kind| kind.executor.lines())
+        tokio::spawn(async move {
+            join_all(executors.iter().flat_map(|executor| executor.lines()).map(|line| line.stop())).await;
+            let given_back: usize = executors.iter().map(|executor| executor.give_back_unstarted()).sum();
+            warn!(
+                given_back,
+                "the database has been away for long: gave back what had not started, takes nothing more"
+            );
+        });
     }
 
     fn progress(&self, now: std::time::Instant) -> Result<(), String> {

@@ -138,7 +138,7 @@ pub(super) async fn on_own_thread<T: Send + 'static>(
 }
 
 /// A job's future, which knows whether a thread is in it.
-pub(super) struct Watched<F> {
+pub(super) struct Polled<F> {
     pub(super) attempt: F,
     pub(super) running: Arc<Running>,
     pub(super) lost: Arc<AtomicUsize>,
@@ -146,7 +146,7 @@ pub(super) struct Watched<F> {
     pub(super) elsewhere: bool,
 }
 
-impl<F: Future + Unpin> Watched<F> {
+impl<F: Future + Unpin> Polled<F> {
     /// The first poll, by a driver. `Err` if the driver was given up meanwhile.
     pub(super) fn poll_first(&mut self, cx: &mut Context<'_>) -> Result<Poll<F::Output>, Poll<F::Output>> {
         if self.elsewhere {
@@ -158,7 +158,7 @@ impl<F: Future + Unpin> Watched<F> {
     }
 }
 
-impl<F: Future + Unpin> Future for Watched<F> {
+impl<F: Future + Unpin> Future for Polled<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {

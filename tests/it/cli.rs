@@ -19,37 +19,12 @@ async fn a_job_can_be_sent_shown_listed_and_probed() {
     Http::to(gateway).job_in(id, "succeeded").await;
     let shown = installation.run(&["job", "show", id, "-o", "json"]).json();
     assert_eq!((shown["state"].as_str(), shown["kind"].as_str()), (Some("succeeded"), Some("warren.probe")));
-    let later = installation.run(&[
-        "job",
-        "enqueue",
-        "warren.probe",
-        "--delay",
-        "1h",
-        "--key",
-        "k1",
-        "--gateway",
-        gateway,
-        "-o",
-        "json",
-    ]);
-    assert_eq!(later.json()["state"], "scheduled");
-    let again = installation.run(&[
-        "job",
-        "enqueue",
-        "warren.probe",
-        "--delay",
-        "1h",
-        "--key",
-        "k1",
-        "--gateway",
-        gateway,
-        "-o",
-        "json",
-    ]);
-    assert_eq!(
-        (again.json()["id"].clone(), again.json()["replayed"].as_bool()),
-        (later.json()["id"].clone(), Some(true))
-    );
+    let delayed =
+        ["job", "enqueue", "warren.probe", "--delay", "1h", "--key", "k1", "--gateway", gateway, "-o", "json"];
+    let later = installation.run(&delayed).json();
+    assert_eq!(later["state"], "scheduled");
+    let again = installation.run(&delayed);
+    assert_eq!((again.json()["id"].clone(), again.json()["replayed"].as_bool()), (later["id"].clone(), Some(true)));
     let listed = installation.run(&["job", "list"]);
     assert!(listed.stdout.contains("scheduled") && !listed.stdout.contains(id), "{listed:?}");
     let listed =

@@ -107,6 +107,11 @@ async fn one(
         }
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("a request broke off: {error}"));
         let request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
+        // The answer before may have been read to its end before its connection is ready for the next; and one that was
+        // closed after an answer is made anew.
+        if connection.ready().await.is_err() {
+            connection = connect(&plan.gateway).await?;
+        }
         let response = connection.send_request(request).await.map_err(|error| failed(&error))?;
         let taken = response.status().is_success();
         let answer = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();

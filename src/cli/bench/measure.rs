@@ -41,8 +41,8 @@ const LOOKED_AT: usize = 2000;
 const IDLE_RATE: f64 = 50.0;
 
 const PROBE: &str = "/v1/jobs/warren.probe";
-/// About as much as a small event holds.
-const WEBHOOK: &str = r#"{"url":"https://example.com/hook","event_type":"order.paid","event_id":"evt_1","body":{"to":"someone@example.com","subject":"hello hello hello hello hello hello hello hello hello hello hello hello","data":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23]}}"#;
+/// About as much as a small event holds. Delivered never, also where workers run: `.invalid` resolves nowhere (RFC 6761).
+const WEBHOOK: &str = r#"{"url":"https://bench.invalid/hook","event_type":"order.paid","event_id":"evt_1","body":{"to":"someone@example.com","subject":"hello hello hello hello hello hello hello hello hello hello hello hello","data":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23]}}"#;
 
 pub(super) async fn measure(installation: &Installation, mode: &Mode) -> Result<Report, Failure> {
     match mode {
@@ -117,7 +117,6 @@ async fn accept(installation: &Installation, load: &Load) -> Result<Report, Fail
     let (path, body) = if batch == 1 {
         ("/v1/jobs/webhook.deliver", WEBHOOK.to_owned())
     } else {
-        // Delivered never: the address is one that no name resolves to.
         let item = format!(r#"{{"kind":"webhook.deliver","body":{WEBHOOK}}}"#);
         ("/v1/jobs", format!("[{}]", vec![item; batch].join(",")))
     };
@@ -136,17 +135,14 @@ async fn accept(installation: &Installation, load: &Load) -> Result<Report, Fail
 
 async fn drain(installation: &Installation, jobs: usize, payload_bytes: u32) -> Result<Report, Failure> {
     let body = json!({ "payload_bytes": payload_bytes });
-    let (process, looked_from) = match &installation.servers {
-        Some(servers) => {
-            let producer = Producer::open(&servers.broker, &installation.kinds);
-            let body = codec::encode(&Probe { payload_bytes, ..Probe::default() }).unwrap_or_default();
-            preload(&producer, &body, jobs).await?;
-            (installation.start("worker")?, 0)
-        }
-        // One process has it all, so its jobs begin as they come in: what is measured is both together.
-        None => (installation.start("worker")?, 0),
-    };
+    if let Some(servers) = &installation.servers {
+        let producer = Producer::open(&servers.broker, &installation.kinds);
+        let body = codec::encode(&Probe { payload_bytes, ..Probe::default() }).unwrap_or_default();
+        preload(&producer, &body, jobs).await?;
+    }
+    let process = installation.start("worker")?;
     let looked = Looked::at(&[&process]);
+    // On the embedded engine one process has it all, so its jobs begin as they come in: what is measured is both together.
     let feeding = installation.servers.is_none().then(|| {
         let items = vec![json!({ "kind": "warren.probe", "body": body }).to_string(); 1000];
         let request = Bytes::from(format!("[{}]", items.join(",")));
@@ -156,7 +152,7 @@ async fn drain(installation: &Installation, jobs: usize, payload_bytes: u32) -> 
     let jobs = if feeding.is_some() { jobs.div_ceil(1000) * 1000 } else { jobs };
     let client = client()?;
     let begin = Instant::now();
-    let (mut warm, mut last) = (None, (looked_from, begin));
+    let (mut warm, mut last) = (None, (0, begin));
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
     let warm_from = (jobs as f64 * WARM) as u64;
     while last.0 < jobs as u64 {

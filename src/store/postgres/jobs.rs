@@ -205,14 +205,25 @@ async fn refused(connection: &mut PgConnection, id: Uuid) -> sqlx::Result<Transi
     })
 }
 
-/// What follows a change that makes a job due at once: no tombstone holds for its new run.
-async fn due_again(connection: &mut PgConnection, id: Uuid, changed: u64) -> sqlx::Result<Transition> {
-    if changed == 0 {
-        return refused(connection, id).await;
+impl Postgres {
+    /// Makes a job due at once by a change of its row, under another run, for which no tombstone holds.
+    async fn make_due(&self, id: Uuid, change: &'static str) -> Result<Transition, StoreError> {
+        let pool = self.pool.clone();
+        detached(async move {
+            let mut transaction = pool.begin().await?;
+            let done = sqlx::query(change).bind(id).execute(&mut *transaction).await?;
+            let transition = if done.rows_affected() == 0 {
+                refused(&mut transaction, id).await?
+            } else {
+                super::cancel::bury(&mut transaction, &[id]).await?;
+                sqlx::query(NOTIFY).execute(&mut *transaction).await?;
+                Transition::Done
+            };
+            transaction.commit().await?;
+            Ok(transition)
+        })
+        .await
     }
-    sqlx::query("DELETE FROM tombstones WHERE id = $1").bind(id).execute(&mut *connection).await?;
-    sqlx::query(NOTIFY).execute(connection).await?;
-    Ok(Transition::Done)
 }
 
 #[async_trait::async_trait]
@@ -364,43 +375,18 @@ impl Jobs for Postgres {
     }
 
     async fn replay(&self, id: Uuid) -> Result<Transition, StoreError> {
-        let pool = self.pool.clone();
-        detached(async move {
-            let mut transaction = pool.begin().await?;
-            let done = sqlx::query(
-                "UPDATE jobs
-                 SET state = 'scheduled', run = run + 1, attempt = 0, due_at = now(), finished_at = NULL,
-                     claim = NULL, claimed_until = NULL, parked_at = NULL
-                 WHERE id = $1 AND state = 'dead' AND reason <> 'undecodable'",
-            )
-            .bind(id)
-            .execute(&mut *transaction)
-            .await?;
-            let transition = due_again(&mut transaction, id, done.rows_affected()).await?;
-            transaction.commit().await?;
-            Ok(transition)
-        })
-        .await
+        let change = "UPDATE jobs
+             SET state = 'scheduled', run = run + 1, attempt = 0, due_at = now(), finished_at = NULL, claim = NULL,
+                 claimed_until = NULL, parked_at = NULL
+             WHERE id = $1 AND state = 'dead' AND reason <> 'undecodable'";
+        self.make_due(id, change).await
     }
 
     async fn requeue(&self, id: Uuid) -> Result<Transition, StoreError> {
-        let pool = self.pool.clone();
-        detached(async move {
-            let mut transaction = pool.begin().await?;
-            let done = sqlx::query(
-                "UPDATE jobs
-                 SET state = 'scheduled', run = run + 1, due_at = now(), claim = NULL, claimed_until = NULL,
-                     parked_at = NULL
-                 WHERE id = $1 AND state IN ('scheduled', 'queued', 'running', 'retrying') AND body IS NOT NULL",
-            )
-            .bind(id)
-            .execute(&mut *transaction)
-            .await?;
-            let transition = due_again(&mut transaction, id, done.rows_affected()).await?;
-            transaction.commit().await?;
-            Ok(transition)
-        })
-        .await
+        let change = "UPDATE jobs
+             SET state = 'scheduled', run = run + 1, due_at = now(), claim = NULL, claimed_until = NULL, parked_at = NULL
+             WHERE id = $1 AND state IN ('scheduled', 'queued', 'running', 'retrying') AND body IS NOT NULL";
+        self.make_due(id, change).await
     }
 
     async fn discard(&self, id: Uuid) -> Result<Transition, StoreError> {

@@ -26,15 +26,13 @@ pub(super) async fn any(connection: &mut SqliteConnection) -> sqlx::Result<bool>
 /// The ids among these for which there is a tombstone, sorted.
 pub(super) async fn met(connection: &mut SqliteConnection, batch: &[Completion]) -> sqlx::Result<Vec<Uuid>> {
     let mut met = Vec::new();
-    if any(connection).await? {
-        for completion in batch {
-            let found = sqlx::query("SELECT 1 FROM tombstones WHERE id = ? AND tenant IN (?, '*')")
-                .bind(completion.envelope.id)
-                .bind(completion.envelope.tenant.as_str())
-                .fetch_optional(&mut *connection)
-                .await?;
-            met.extend(found.map(|_| completion.envelope.id));
-        }
+    for completion in batch {
+        let found = sqlx::query("SELECT 1 FROM tombstones WHERE id = ? AND tenant IN (?, '*')")
+            .bind(completion.envelope.id)
+            .bind(completion.envelope.tenant.as_str())
+            .fetch_optional(&mut *connection)
+            .await?;
+        met.extend(found.map(|_| completion.envelope.id));
     }
     met.sort_unstable();
     Ok(met)

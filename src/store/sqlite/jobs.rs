@@ -210,13 +210,26 @@ async fn refused(connection: &mut SqliteConnection, id: Uuid) -> sqlx::Result<Tr
     })
 }
 
-/// What follows a change that makes a job due at once: no tombstone holds for its new run.
-async fn due_again(connection: &mut SqliteConnection, id: Uuid, changed: u64) -> sqlx::Result<Transition> {
-    if changed == 0 {
-        return refused(connection, id).await;
+impl Sqlite {
+    /// Makes a job due at once by a change of its row, under another run, for which no tombstone holds.
+    async fn make_due(&self, id: Uuid, change: &'static str) -> Result<Transition, StoreError> {
+        let transition = written(
+            self.database
+                .write(move |connection| {
+                    Box::pin(async move {
+                        let done = sqlx::query(change).bind(clock::now()).bind(id).execute(&mut *connection).await?;
+                        if done.rows_affected() == 0 {
+                            return refused(connection, id).await;
+                        }
+                        super::cancel::bury(connection, &[id]).await?;
+                        Ok(Transition::Done)
+                    })
+                })
+                .await,
+        )?;
+        self.due.notify_one();
+        Ok(transition)
     }
-    super::cancel::bury(connection, &[id]).await?;
-    Ok(Transition::Done)
 }
 
 #[async_trait]
@@ -365,52 +378,18 @@ impl Jobs for Sqlite {
     }
 
     async fn replay(&self, id: Uuid) -> Result<Transition, StoreError> {
-        let transition = written(
-            self.database
-                .write(move |connection| {
-                    Box::pin(async move {
-                        let done = sqlx::query(
-                            "UPDATE jobs
-                             SET state = 'scheduled', run = run + 1, attempt = 0, due_at = ?, finished_at = NULL,
-                                 claim = NULL, claimed_until = NULL, parked_at = NULL
-                             WHERE id = ? AND state = 'dead' AND reason <> 'undecodable'",
-                        )
-                        .bind(clock::now())
-                        .bind(id)
-                        .execute(&mut *connection)
-                        .await?;
-                        due_again(connection, id, done.rows_affected()).await
-                    })
-                })
-                .await,
-        )?;
-        self.due.notify_one();
-        Ok(transition)
+        let change = "UPDATE jobs
+             SET state = 'scheduled', run = run + 1, attempt = 0, due_at = ?, finished_at = NULL, claim = NULL,
+                 claimed_until = NULL, parked_at = NULL
+             WHERE id = ? AND state = 'dead' AND reason <> 'undecodable'";
+        self.make_due(id, change).await
     }
 
     async fn requeue(&self, id: Uuid) -> Result<Transition, StoreError> {
-        let transition = written(
-            self.database
-                .write(move |connection| {
-                    Box::pin(async move {
-                        let done = sqlx::query(
-                            "UPDATE jobs
-                             SET state = 'scheduled', run = run + 1, due_at = ?, claim = NULL, claimed_until = NULL,
-                                 parked_at = NULL
-                             WHERE id = ? AND state IN ('scheduled', 'queued', 'running', 'retrying')
-                               AND body IS NOT NULL",
-                        )
-                        .bind(clock::now())
-                        .bind(id)
-                        .execute(&mut *connection)
-                        .await?;
-                        due_again(connection, id, done.rows_affected()).await
-                    })
-                })
-                .await,
-        )?;
-        self.due.notify_one();
-        Ok(transition)
+        let change = "UPDATE jobs
+             SET state = 'scheduled', run = run + 1, due_at = ?, claim = NULL, claimed_until = NULL, parked_at = NULL
+             WHERE id = ? AND state IN ('scheduled', 'queued', 'running', 'retrying') AND body IS NOT NULL";
+        self.make_due(id, change).await
     }
 
     async fn discard(&self, id: Uuid) -> Result<Transition, StoreError> {

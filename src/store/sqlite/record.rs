@@ -39,11 +39,16 @@ impl Record for Lane {
                     let (batch, rows) = work.clone();
                     Box::pin(async move {
                         let batch = &batch[rows];
-                        let any = cancel::any(connection).await?;
-                        if batch.iter().all(Completion::is_plain_success) && !any {
+                        // Hardly ever any, and then nobody need ask for each.
+                        let met = if cancel::any(connection).await? {
+                            cancel::met(connection, batch).await?
+                        } else {
+                            Vec::new()
+                        };
+                        if met.is_empty() && batch.iter().all(Completion::is_plain_success) {
                             insert_successes(connection, batch).await
                         } else {
-                            record_all(connection, batch).await
+                            record_all(connection, batch, met).await
                         }
                     })
                 })
@@ -99,9 +104,8 @@ async fn insert_successes(connection: &mut SqliteConnection, batch: &[Completion
 }
 
 /// A batch with more in it than plain successes.
-async fn record_all(connection: &mut SqliteConnection, batch: &[Completion]) -> sqlx::Result<usize> {
+async fn record_all(connection: &mut SqliteConnection, batch: &[Completion], met: Vec<Uuid>) -> sqlx::Result<usize> {
     let now = clock::now();
-    let met = cancel::met(connection, batch).await?;
     let called_off: Vec<_> = batch.iter().filter_map(|completion| completion.called_off(&met)).collect();
     let others = batch.iter().filter(|it| met.binary_search(&it.envelope.id).is_err());
     let batch: Vec<_> = others.chain(&called_off).collect();

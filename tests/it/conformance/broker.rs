@@ -27,7 +27,7 @@ use crate::harness::{
 
 /// What a line gave out, in order.
 #[derive(Default)]
-pub(super) struct Basket {
+pub(crate) struct Basket {
     pub(super) deliveries: Mutex<Vec<Delivery>>,
 }
 
@@ -44,7 +44,7 @@ impl Basket {
     }
 
     /// Waits for so many and takes them.
-    pub(super) async fn take(&self, count: usize) -> Vec<Delivery> {
+    pub(crate) async fn take(&self, count: usize) -> Vec<Delivery> {
         until_equal("deliveries", true, async || self.count() >= count).await;
         self.deliveries.lock().unwrap().drain(..count).collect()
     }

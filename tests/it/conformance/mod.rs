@@ -1,6 +1,6 @@
 //! One suite a port, run over every adapter on real servers.
 
-mod broker;
+pub(crate) mod broker;
 mod operations;
 mod rabbitmq;
 mod store;

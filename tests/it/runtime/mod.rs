@@ -2,7 +2,10 @@
 
 mod theatre;
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -17,9 +20,12 @@ use warren_messages::codec;
 use warren_workers::{Backoff, Policy};
 
 use self::theatre::{Act, Play, PlayNext, PlayerNext, Theatre, play, policy};
-use crate::harness::{
-    jobs::envelope_of,
-    wait::{until, until_equal},
+use crate::{
+    conformance::broker::Basket,
+    harness::{
+        jobs::{envelope_of, success},
+        wait::{until, until_equal},
+    },
 };
 
 /// Every case on both engines.
@@ -58,6 +64,7 @@ on_both!(
     no_more_run_at_once_than_the_policy_allows,
     a_second_copy_is_attached_to_the_one_in_work,
     a_keyed_job_that_is_done_is_not_run_again,
+    a_redelivered_job_that_is_recorded_is_not_run_again,
     a_key_with_another_body_is_noted_and_not_run,
     a_copy_of_an_older_run_is_only_settled,
     a_follow_up_runs_after_its_parent_and_knows_it,
@@ -246,6 +253,20 @@ async fn a_keyed_job_that_is_done_is_not_run_again(mut theatre: Theatre) {
     theatre.is_empty().await;
     let row = theatre.row(job.id).await.unwrap();
     assert_eq!((theatre.stage.starts(job.id), row.conflicts), (1, 0));
+}
+
+async fn a_redelivered_job_that_is_recorded_is_not_run_again(mut theatre: Theatre) {
+    // As after a crash between the commit and the acknowledgement.
+    let id = theatre.publish(Act::Succeed).await;
+    let basket = Arc::new(Basket::default());
+    let line = theatre.way_out.subscribe(&play(), 1, basket.clone());
+    let envelope = basket.take(1).await.pop().unwrap().envelope.unwrap();
+    assert_eq!(theatre.store.lane().record(&Arc::new(vec![success(&envelope)]), 0..1).await.unwrap(), 0);
+    line.close().await;
+    theatre.begin(policy());
+    theatre.is_empty().await;
+    assert_eq!(theatre.end(PATIENT).await, Drained::default());
+    assert_eq!(theatre.stage.starts(id), 0);
 }
 
 async fn a_key_with_another_body_is_noted_and_not_run(mut theatre: Theatre) {

@@ -203,7 +203,7 @@ pub(super) struct Theatre {
     pub(super) stage: Arc<Stage>,
     pub(super) way_in: Arc<dyn Publish>,
     pub(super) observe: Arc<dyn Observe>,
-    way_out: Arc<dyn Subscribe>,
+    pub(super) way_out: Arc<dyn Subscribe>,
     pub(super) store: Arc<dyn Store>,
     /// The same data, past the proxy.
     pub(super) observer: Arc<dyn Store>,
