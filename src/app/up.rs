@@ -19,7 +19,7 @@ use crate::{
     broker::{Leftovers, Observe, Publish, Subscribe},
     config::Config,
     dispatcher::Dispatcher,
-    gateway::{Gateway, serve},
+    gateway::{self, Gateway, serve},
     health::{Condition, Health},
     id::Minter,
     job::{Kind, State},
@@ -151,8 +151,13 @@ pub async fn up(
         WayIn { publish: counted, observe }
     });
     if let (Some(listener), Some(WayIn { publish, .. })) = (gateway_listener, &way_in) {
-        let remembered = longest_unkeyed(&registry, config.retention);
-        let gateway = Gateway::new(registry.clone(), publish.clone(), store.clone(), minter.clone(), remembered);
+        let gateway = Gateway::new(gateway::Parts {
+            registry: registry.clone(),
+            broker: publish.clone(),
+            store: store.clone(),
+            minter: minter.clone(),
+            remembered: longest_unkeyed(&registry, config.retention),
+        });
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));
     }
     if let Some(WayIn { publish, observe }) = way_in {

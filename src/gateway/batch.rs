@@ -23,7 +23,7 @@ use super::{
     Gateway,
     problem::{Item as ProblemItem, Problem},
     request,
-    submit::{Submission, Submitted},
+    submit::{Name, Submission, Submitted},
 };
 use crate::{
     job::{Kind, State, Tenant},
@@ -401,7 +401,7 @@ impl Batch {
                 kind: &item.kind,
                 format: Format::Json,
                 body,
-                key: item.key.as_deref(),
+                name: item.key.as_deref().map_or(Name::None, Name::Key),
                 when: request::when_of(item.delay.as_deref(), item.run_at.as_deref())?,
                 source: None,
                 trace: None,

@@ -5,6 +5,7 @@
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
 mod batch;
+mod caller;
 pub mod problem;
 mod recent;
 mod request;
@@ -25,18 +26,20 @@ use http::{HeaderValue, StatusCode, header::LOCATION};
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
+use warren_messages::codec::MAX_BYTES;
 
 use self::{
+    caller::Caller,
     problem::Problem,
     recent::Recent,
     status::JobView,
-    submit::{Submission, Submitted},
+    submit::{Name, Submission, Submitted},
     wait::Waiters,
 };
 use crate::{
     broker::Publish,
     id::Minter,
-    job::{Kind, Micros, State, Tenant},
+    job::{Kind, Micros, State},
     runtime::registry::Registry,
     store::Store,
 };
@@ -53,16 +56,24 @@ pub struct Gateway {
     remembered: Micros,
 }
 
+/// What a gateway works on.
+pub struct Parts {
+    /// The kinds that it takes.
+    pub registry: Registry,
+    /// Where jobs go.
+    pub broker: Arc<dyn Publish>,
+    /// Where jobs with a delay go, and what is asked how jobs stand.
+    pub store: Arc<dyn Store>,
+    /// Makes ids.
+    pub minter: Arc<Minter>,
+    /// How long a job without a key is remembered: one that has no row and is older is over.
+    pub remembered: Duration,
+}
+
 impl Gateway {
-    /// A gateway for these kinds. A job without a key that has no row and is older than `remembered` is over. Must be called within a tokio
-    /// runtime.
-    pub fn new(
-        registry: Registry,
-        broker: Arc<dyn Publish>,
-        store: Arc<dyn Store>,
-        minter: Arc<Minter>,
-        remembered: Duration,
-    ) -> Self {
+    /// Must be called within a tokio runtime.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { registry, broker, store, minter, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
         Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered }
@@ -93,6 +104,7 @@ struct Answer {
 
 async fn submit_one(
     Shared(gateway): Shared<Arc<Gateway>>,
+    caller: Caller,
     Path(kind): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -100,20 +112,20 @@ async fn submit_one(
     let headers = &head.headers;
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
     let wait = request::prefer_wait(headers)?;
-    let body = request::read_body(body).await?;
+    let body = request::read_body(headers, body, MAX_BYTES).await?;
     let submission = Submission {
-        tenant: Tenant::DEFAULT,
+        tenant: caller.tenant.clone(),
         kind: &kind,
         format,
         body: &body,
-        key,
+        name: key.map_or(Name::None, Name::Key),
         when,
         source: None,
         trace: request::trace(headers),
     };
     let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
     let ended = match wait {
-        Some(at_most) => gateway.ended(&Tenant::DEFAULT, id, at_most).await,
+        Some(at_most) => gateway.ended(&caller.tenant, id, at_most).await,
         None => None,
     };
     let mut response = match ended {
@@ -126,22 +138,27 @@ async fn submit_one(
     Ok(response)
 }
 
-async fn submit_many(Shared(gateway): Shared<Arc<Gateway>>, request: Request) -> Result<Response, Problem> {
+async fn submit_many(
+    Shared(gateway): Shared<Arc<Gateway>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    gateway.submit_many(Tenant::DEFAULT, &head.headers, body).await
+    gateway.submit_many(caller.tenant, &head.headers, body).await
 }
 
 async fn show_one(
     Shared(gateway): Shared<Arc<Gateway>>,
+    caller: Caller,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobView>, Problem> {
     let wait = request::query_wait(query.as_deref())?;
-    let job = gateway.status(&Tenant::DEFAULT, &id).await?;
+    let job = gateway.status(&caller.tenant, &id).await?;
     Ok(Json(match wait {
         Some(at_most) if !job.state.is_terminal() => {
             gateway.waiters.wait(job.id, at_most).await;
-            gateway.status(&Tenant::DEFAULT, &id).await?
+            gateway.status(&caller.tenant, &id).await?
         }
         _ => job,
     }))
@@ -153,8 +170,12 @@ struct CancelAnswer {
     state: &'static str,
 }
 
-async fn cancel_one(Shared(gateway): Shared<Arc<Gateway>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let (id, at_once) = gateway.cancel(&Tenant::DEFAULT, &id).await?;
+async fn cancel_one(
+    Shared(gateway): Shared<Arc<Gateway>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let (id, at_once) = gateway.cancel(&caller.tenant, &id).await?;
     Ok(if at_once {
         Json(CancelAnswer { id, state: State::Cancelled.as_str() }).into_response()
     } else {

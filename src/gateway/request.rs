@@ -6,7 +6,6 @@ use axum::body::Body;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
-use warren_messages::codec::MAX_BYTES;
 
 use super::{
     problem::Problem,
@@ -17,13 +16,13 @@ use crate::{config::parse_duration, job::Trace, runtime::registry::Format};
 /// How long a body may take to come in.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads a body, but no more of it than a job can have.
-pub(super) async fn read_body(body: Body) -> Result<bytes::Bytes, Problem> {
-    let read = Limited::new(body, MAX_BYTES).collect();
+/// Reads a body, but no more than so many bytes of it.
+pub(super) async fn read_body(_: &HeaderMap, body: Body, at_most: usize) -> Result<bytes::Bytes, Problem> {
+    let read = Limited::new(body, at_most).collect();
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body is longer than {MAX_BYTES} bytes, the most that is taken");
+            let detail = format!("the body is longer than {at_most} bytes, the most that is taken");
             Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).closing())
         }
         Ok(Err(error)) => {

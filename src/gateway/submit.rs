@@ -35,14 +35,31 @@ pub struct Submission<'a> {
     pub format: Format,
     /// Its body.
     pub body: &'a [u8],
-    /// The key that makes a repeat the same job.
-    pub key: Option<&'a str>,
+    /// What makes a repeat the same job.
+    pub name: Name<'a>,
     /// When it is due.
     pub when: When,
     /// Who sends it.
     pub source: Option<Arc<str>>,
     /// W3C trace context.
     pub trace: Option<Box<Trace>>,
+}
+
+/// What makes a repeat the same job, beside what its message says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Name<'a> {
+    /// Nothing.
+    #[default]
+    None,
+    /// An idempotency key: a repeat with another body is told so.
+    Key(&'a str),
+    /// What its sender calls it, such as an event's id. A repeat may differ and is the same job.
+    Given {
+        /// Whose names these are: equal names from elsewhere are other jobs.
+        by: &'a str,
+        /// The name.
+        name: &'a str,
+    },
 }
 
 /// When a job is due.
@@ -81,15 +98,16 @@ impl Gateway {
         let (due, late) = due(submission.when)?;
         let accepted = registered
             .handler
-            .accept(submission.format, submission.body, submission.key.is_some())
+            .accept(submission.format, submission.body, matches!(submission.name, Name::Key(_)))
             .map_err(|rejected| Problem::rejected(&rejected, submission.format))?;
         let Accepted { body, version, dedup_key, digest } = accepted;
         let now = clock::now();
         let tenant = submission.tenant;
-        let (id, key) = match (submission.key, dedup_key, digest) {
-            (Some(key), _, Some(digest)) => {
+        let (id, key) = match (submission.name, dedup_key, digest) {
+            (Name::Key(key), _, Some(digest)) => {
                 (self.minter.keyed(&tenant, id::IDEMPOTENCY_KEY, kind, key), Key::Digest(digest))
             }
+            (Name::Given { by, name }, ..) => (self.minter.keyed(&tenant, by, kind, name), Key::Keyed),
             (_, Some(key), _) => (self.minter.keyed(&tenant, id::DEDUP_KEY, kind, &key), Key::Keyed),
             _ => (self.minter.mint(&tenant, now), Key::None),
         };
