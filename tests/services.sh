@@ -37,6 +37,13 @@ python_venv() {
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -r tests/requirements.txt >&2
 }
 
+# Node's clients, beside the programs that use them; with the Node of the Python environment.
+node_packages() {
+    local folder=tests/node
+    [ "$folder/node_modules/.package-lock.json" -nt "$folder/package-lock.json" ] && return
+    PATH="$(cd "$venv/bin" && pwd):$PATH" npm ci --prefix "$folder" --no-fund --no-audit --silent >&2
+}
+
 spare_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
