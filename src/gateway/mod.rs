@@ -6,6 +6,8 @@
 
 mod batch;
 mod caller;
+#[expect(dead_code, reason = "the protocols that bring events follow")]
+mod event;
 pub mod problem;
 mod recent;
 mod request;
