@@ -16,7 +16,7 @@ use crate::{
     job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
     runtime::registry::{Accepted, Format},
     store::{Known, StoreError},
-    telemetry::{IDEMPOTENT_HITS, PUBLISH_CONFIRM, PUBLISH_ERRORS, PUBLISHED},
+    telemetry::IDEMPOTENT_HITS,
 };
 
 /// The furthest that a job may lie ahead.
@@ -158,17 +158,13 @@ impl Gateway {
     }
 
     async fn publish(&self, envelope: Envelope, body: Vec<u8>, submitted: Submitted) -> Result<Submitted, Problem> {
-        let began = std::time::Instant::now();
         crash_point!("gateway: not published");
         match self.broker.publish(Outgoing { envelope, body }).await {
             Ok(()) => {
                 crash_point!("gateway: confirmed, not answered");
-                metrics::counter!(PUBLISHED, "kind" => submitted.kind.to_string()).increment(1);
-                metrics::histogram!(PUBLISH_CONFIRM).record(began.elapsed().as_secs_f64());
                 Ok(submitted)
             }
             Err(error) => {
-                metrics::counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
                 let problem = Problem::publish(&error);
                 // Its id leaves the gateway only where the job may have been accepted.
                 let unknown = error == PublishError::OutcomeUnknown;
