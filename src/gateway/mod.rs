@@ -6,8 +6,8 @@
 
 mod batch;
 mod caller;
-#[expect(dead_code, reason = "the protocols that bring events follow")]
 mod event;
+mod hooks;
 pub mod problem;
 mod recent;
 mod request;
@@ -16,7 +16,7 @@ pub mod status;
 pub mod submit;
 mod wait;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -32,6 +32,7 @@ use warren_messages::codec::MAX_BYTES;
 
 use self::{
     caller::Caller,
+    hooks::Hooks,
     problem::Problem,
     recent::Recent,
     status::JobView,
@@ -40,6 +41,7 @@ use self::{
 };
 use crate::{
     broker::Publish,
+    config::Source,
     id::Minter,
     job::{Kind, Micros, State},
     runtime::registry::Registry,
@@ -53,6 +55,7 @@ pub struct Gateway {
     store: Arc<dyn Store>,
     minter: Arc<Minter>,
     recent: Recent,
+    hooks: Hooks,
     waiters: Waiters,
     /// How long a job without a key is remembered.
     remembered: Micros,
@@ -68,6 +71,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Makes ids.
     pub minter: Arc<Minter>,
+    /// Where signed webhooks come in from, by name.
+    pub sources: BTreeMap<String, Source>,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -75,10 +80,19 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, remembered } = parts;
+        let Parts { registry, broker, store, minter, sources, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
-        Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered }
+        Self {
+            registry,
+            broker,
+            store,
+            minter,
+            recent: Recent::default(),
+            hooks: Hooks::new(sources),
+            waiters,
+            remembered,
+        }
     }
 
     /// Its routes.
@@ -86,6 +100,7 @@ impl Gateway {
         Router::new()
             .route("/v1/jobs", post(submit_many))
             .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
+            .merge(hooks::routes())
             .route("/", get(index))
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)

@@ -251,6 +251,6 @@ fn due(when: When) -> Result<(Option<Due>, bool), Problem> {
 }
 
 /// A name that is no name may be anything.
-fn shorten(name: &str) -> String {
+pub(super) fn shorten(name: &str) -> String {
     name.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -15,6 +15,7 @@ mod deploys;
 mod foreign;
 mod gateway;
 mod harness;
+mod hooks;
 mod keeping;
 mod operators;
 mod outages;
