@@ -5,10 +5,13 @@
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
 mod batch;
+mod body;
 mod caller;
+mod gunzip;
 pub mod problem;
 mod recent;
 mod request;
+mod room;
 pub mod serve;
 pub mod status;
 pub mod submit;
@@ -124,6 +127,8 @@ async fn submit_one(
         trace: request::trace(headers),
     };
     let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
+    // Who waits for a job holds nothing else meanwhile.
+    drop(body);
     let ended = match wait {
         Some(at_most) => gateway.ended(&caller.tenant, id, at_most).await,
         None => None,

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::Serialize;
@@ -36,6 +36,7 @@ pub struct Problem {
     retry_after: Option<Duration>,
     /// What else the answer says.
     job: Option<uuid::Uuid>,
+    headers: Option<Box<HeaderMap>>,
     close: bool,
 }
 
@@ -70,7 +71,8 @@ struct ProblemBody<'a> {
 impl Problem {
     /// A problem with a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, job: None, close: false }
+        let (retry_after, job, headers) = (None, None, None);
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after, job, headers, close: false }
     }
 
     /// One problem of one field or header.
@@ -83,6 +85,19 @@ impl Problem {
     /// The same, with the connection closed after it: the rest of the request is not read.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
+    }
+
+    /// The same, with a header of its own.
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().append(name, value);
+        self
+    }
+
+    /// A request that would take more memory, or more of anything else, than there is now.
+    pub fn overloaded() -> Self {
+        let detail = "too much is under way here for now; nothing was accepted. Repeat the request a little later";
+        let overloaded = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        Self { retry_after: Some(Duration::from_secs(1)), ..overloaded }.closing()
     }
 
     /// The same, of one item among many.
@@ -184,6 +199,7 @@ impl IntoResponse for Problem {
         if let Some(pause) = self.retry_after {
             headers.insert(RETRY_AFTER, pause.as_secs().into());
         }
+        headers.extend(self.headers.into_iter().flat_map(|more| *more));
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
