@@ -9,6 +9,7 @@ pub mod invalid;
 pub mod json;
 pub mod message;
 
+pub mod analytics;
 mod bytes;
 pub mod probe;
 pub mod webhook;
@@ -17,6 +18,6 @@ pub use crate::{
     bytes::Bytes,
     codec::{DecodeError, EncodeError},
     invalid::{Invalid, Problem},
-    json::Json,
+    json::{Json, Object},
     message::Message,
 };
