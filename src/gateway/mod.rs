@@ -15,6 +15,7 @@ mod room;
 pub mod serve;
 pub mod status;
 pub mod submit;
+mod tracking;
 mod wait;
 
 use std::{sync::Arc, time::Duration};
@@ -88,6 +89,7 @@ impl Gateway {
             .route("/v1/jobs", post(submit_many))
             .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
             .route("/", get(index))
+            .merge(tracking::routes())
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
             .with_state(Arc::new(self))

@@ -22,5 +22,7 @@ mod outages;
 mod poison;
 mod processes;
 mod runtime;
+mod tracking;
+mod tracking_sdks;
 mod waiting;
 mod webhooks;
