@@ -5,15 +5,19 @@
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
 mod batch;
+mod body;
 mod caller;
 mod event;
+mod gunzip;
 mod hooks;
 pub mod problem;
 mod recent;
 mod request;
+mod room;
 pub mod serve;
 pub mod status;
 pub mod submit;
+mod tracking;
 mod wait;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -102,6 +106,7 @@ impl Gateway {
             .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
             .merge(hooks::routes())
             .route("/", get(index))
+            .merge(tracking::routes())
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
             .with_state(Arc::new(self))
