@@ -9,6 +9,7 @@ mod establish;
 mod heartbeat;
 mod ids;
 mod queues;
+mod routes;
 mod up;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use self::{
     establish::{Checked, establish},
     ids::{Ids, generate as generate_ids, to_toml as ids_to_toml},
     queues::{QueueView, queues},
+    routes::check_routes,
     up::{Ready, Roles, up},
 };
 use crate::{broker::rabbitmq::topology::TopologyError, sqlite::OpenError, store::MigrateError, telemetry};

@@ -156,6 +156,7 @@ pub async fn up(
             broker: publish.clone(),
             store: store.clone(),
             minter: minter.clone(),
+            events: config.events.clone(),
             remembered: longest_unkeyed(&registry, config.retention),
         });
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));

@@ -6,7 +6,7 @@
 
 mod batch;
 mod caller;
-#[expect(dead_code, reason = "the protocols that bring events follow")]
+mod cloudevents;
 mod event;
 pub mod problem;
 mod recent;
@@ -40,6 +40,7 @@ use self::{
 };
 use crate::{
     broker::Publish,
+    config::Events,
     id::Minter,
     job::{Kind, Micros, State},
     runtime::registry::Registry,
@@ -54,6 +55,8 @@ pub struct Gateway {
     minter: Arc<Minter>,
     recent: Recent,
     waiters: Waiters,
+    /// Which events become which jobs.
+    events: Events,
     /// How long a job without a key is remembered.
     remembered: Micros,
 }
@@ -68,6 +71,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Makes ids.
     pub minter: Arc<Minter>,
+    /// Which events become which jobs.
+    pub events: Events,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -75,10 +80,10 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, remembered } = parts;
+        let Parts { registry, broker, store, minter, events, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
-        Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered }
+        Self { registry, broker, store, minter, recent: Recent::default(), waiters, events, remembered }
     }
 
     /// Its routes.
@@ -86,6 +91,7 @@ impl Gateway {
         Router::new()
             .route("/v1/jobs", post(submit_many))
             .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
+            .merge(cloudevents::routes())
             .route("/", get(index))
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)

@@ -96,6 +96,34 @@ impl Problem {
         Self { errors: self.errors.clone(), ..Self::new(self.status, self.code, self.detail.clone()) }
     }
 
+    /// The same under another code and in other words.
+    pub fn saying(self, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), ..self }
+    }
+
+    /// The same, with everything that is wrong.
+    pub fn listing(self, errors: Vec<FieldProblem>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// Its code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// Whether a repeat may be served.
+    pub fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
+    /// Everything that is wrong: what it lists, or itself.
+    pub fn problems(&self) -> Vec<FieldProblem> {
+        match self.errors.as_slice() {
+            [] => Invalid::new("", self.code, self.detail.clone()).problems().to_vec(),
+            errors => errors.to_vec(),
+        }
+    }
+
     /// The same, about a job.
     pub fn about(self, job: uuid::Uuid) -> Self {
         Self { job: Some(job), ..self }
