@@ -3,6 +3,8 @@
 //! Reads what the JSON format and the HTTP binding say, and hands each event on as a plain one: `source` and `id` name it,
 //! every other attribute is one of its headers. It promises that what breaks the rules is told whole.
 
+mod batch;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -14,15 +16,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use futures_util::future::join_all;
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
+    header::{CONTENT_TYPE, LOCATION},
 };
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 use warren_messages::{
     Bytes, Invalid, Json,
     codec::{self, MAX_BYTES},
@@ -32,7 +32,7 @@ use super::{
     Gateway,
     caller::Caller,
     event::{Data, Event, INVALID_EVENT, Taken, TakenJob},
-    problem::{Item, Problem},
+    problem::Problem,
     request,
 };
 use crate::{
@@ -40,14 +40,6 @@ use crate::{
     runtime::registry::{Format, Rejected},
 };
 
-/// How many events one request may hold.
-const MOST: usize = 1000;
-/// How long such a request may be.
-const MOST_BYTES: usize = 4 * MAX_BYTES;
-/// How many are taken at once.
-const AT_ONCE: usize = 250;
-/// How long the sender of a batch is to wait before it repeats it.
-const PAUSE_SECONDS: u64 = 5;
 const PREFIX: &str = "ce-";
 /// What every event has.
 const REQUIRED: [&str; 4] = ["id", "source", "specversion", "type"];
@@ -62,7 +54,7 @@ async fn receive(Shared(gateway): Shared<Arc<Gateway>>, caller: Caller, request:
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let mode = Mode::of(headers)?;
-    let at_most = if mode == Mode::Batch { MOST_BYTES } else { MAX_BYTES };
+    let at_most = if mode == Mode::Batch { batch::MOST_BYTES } else { MAX_BYTES };
     let body = request::read_body(headers, body, at_most).await?;
     let event = match mode {
         Mode::Binary => binary(headers, &body)?,
@@ -294,30 +286,6 @@ fn structured(text: &[u8]) -> Result<CloudEvent, Problem> {
     attributes.into_event(data)
 }
 
-/// What became of one event of many.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Verdict {
-    Taken {
-        index: usize,
-        status: u16,
-        #[serde(flatten)]
-        taken: Taken,
-    },
-    Refused {
-        index: usize,
-        #[serde(flatten)]
-        problem: Item,
-    },
-}
-
-#[derive(Serialize)]
-struct Verdicts {
-    results: Vec<Verdict>,
-    accepted: usize,
-    refused: usize,
-}
-
 impl Gateway {
     async fn take_cloud_event(
         &self,
@@ -330,66 +298,6 @@ impl Gateway {
         let event = Event { event_type: &event_type, source: &source, id: &id, time, headers: rest, data };
         self.take_event(caller, event, trace).await
     }
-
-    /// Takes many events, and answers each. Should one of them find no room for now, the answer as a whole asks for a
-    /// repeat: a sender that looks at the status alone must not take it for sent.
-    async fn take_batch(&self, caller: &Caller, headers: &HeaderMap, text: &[u8]) -> Result<Response, Problem> {
-        let events = split(text)?;
-        let mut seen = HashSet::new();
-        let read = events.into_iter().map(|event| {
-            let event = structured(event.get().as_bytes())?;
-            if seen.insert((event.source.clone(), event.id.clone())) {
-                return Ok(event);
-            }
-            let detail = "an event before this one has the same source and id, so it is the same event";
-            Err(Problem::new(StatusCode::CONFLICT, "duplicate_in_batch", detail))
-        });
-        let mut read: Vec<_> = read.collect();
-        let mut results = Vec::with_capacity(read.len());
-        let (mut accepted, mut again) = (0, false);
-        while !read.is_empty() {
-            let some = read.drain(..read.len().min(AT_ONCE));
-            let taken = some.map(async |event| self.take_cloud_event(caller, headers, event?).await);
-            for taken in join_all(taken).await {
-                let index = results.len();
-                results.push(match taken {
-                    Ok(taken) => {
-                        accepted += 1;
-                        Verdict::Taken { index, status: StatusCode::ACCEPTED.as_u16(), taken }
-                    }
-                    Err(problem) => {
-                        again |= problem.is_ours();
-                        Verdict::Refused { index, problem: problem.item() }
-                    }
-                });
-            }
-        }
-        let refused = results.len() - accepted;
-        let status = if again { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let mut response = (status, JsonBody(Verdicts { results, accepted, refused })).into_response();
-        if again {
-            response.headers_mut().insert(RETRY_AFTER, PAUSE_SECONDS.into());
-        }
-        Ok(response)
-    }
-}
-
-/// The events of a batch. One that is no JSON is told before anything is taken.
-fn split(text: &[u8]) -> Result<Vec<&RawValue>, Problem> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let events: Vec<&RawValue> = serde_json::from_slice(text).map_err(|error| {
-        if error.is_data() {
-            let detail = "a batch is a JSON array of CloudEvents";
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_an_array", detail)
-        } else {
-            Problem::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
-        }
-    })?;
-    if events.len() > MOST {
-        let detail = format!("one request holds at most {MOST} events, and this one {}: none was taken", events.len());
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "batch_too_large", detail));
-    }
-    Ok(events)
 }
 
 #[cfg(test)]

@@ -245,3 +245,20 @@ impl From<Event<'_>> for Received {
         Self { event_type, source, id, time, headers, data, data_base64 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::PublishError::{Busy, OutcomeUnknown, Refused, Unavailable};
+
+    #[test]
+    fn what_is_answered_says_of_no_job_that_it_was_refused_if_it_was_not() {
+        let answer = |accepted, errors: &[_]| unfinished(accepted, errors.iter().map(Problem::publish).collect());
+        assert_eq!(answer(0, &[Unavailable, Busy]).code(), "broker_unavailable");
+        assert_eq!(answer(1, &[Refused]).code(), "partly_accepted");
+        assert_eq!(answer(0, &[Unavailable, OutcomeUnknown]).code(), OUTCOME_UNKNOWN);
+        assert_eq!(answer(2, &[Busy, OutcomeUnknown]).code(), OUTCOME_UNKNOWN);
+        let detail = answer(2, &[Refused]).problems().remove(0).detail;
+        assert!(detail.starts_with("2 of the 3 jobs"), "{detail}");
+    }
+}

@@ -2,7 +2,12 @@
 
 use std::{collections::HashSet, process::Command};
 
+use lapin::{
+    options::BasicGetOptions,
+    types::{AMQPValue, ShortString},
+};
 use serde_json::{Value, json};
+use warren::job::Kind;
 
 use crate::{
     gateway::jobs,
@@ -10,6 +15,7 @@ use crate::{
         http::{Http, parts},
         process::{Installation, Up},
         proxy::Proxy,
+        receiver::{Receiver, SECRET},
         wait::until,
     },
 };
@@ -391,19 +397,25 @@ fn every_mistake_in_the_routes_is_reported_before_anything_starts() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_the_broker_cannot_take_is_to_be_sent_again_and_is_then_taken_once() {
-    let Some(installation) = Installation::on_servers("").await else { return };
+/// On servers, with a proxy before the broker.
+async fn behind_a_proxy(configuration: &str) -> Option<(Installation, Proxy)> {
+    let installation = Installation::on_servers("").await?;
     let (rabbit, database) = installation.servers().unwrap();
     let broker = Proxy::before(rabbit.address()).await;
     let keys = installation.run(&["config", "keys"]).stdout;
     let text = format!(
-        "{keys}\n{ROUTES}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+        "{keys}\n{configuration}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
         rabbit.through(broker.port),
         rabbit.prefix,
         database.url
     );
     std::fs::write(installation.file(), text).unwrap();
+    Some((installation, broker))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_broker_cannot_take_is_to_be_sent_again_and_is_then_taken_once() {
+    let Some((installation, broker)) = behind_a_proxy(ROUTES).await else { return };
     let up = installation.up(&[]);
     let http = Http::to(up.gateway());
     let mut sent = event("1");
@@ -439,4 +451,86 @@ async fn an_event_that_the_broker_cannot_take_is_to_be_sent_again_and_is_then_ta
         http.job_in(id, "succeeded").await;
     }
     assert_eq!((ids.len(), jobs(&installation).len()), (2, 4), "two events, two jobs each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_confirm_is_lost_may_be_there_and_sent_again_it_is_the_same_job() {
+    let Some((installation, broker)) = behind_a_proxy("").await else { return };
+    let gateway = installation.up(&["gateway"]);
+    let worker = installation.up(&["worker"]);
+    let http = Http::to(gateway.gateway());
+    let first = until("it is taken", async || {
+        let (status, answer) = send(&http, STRUCTURED, &event("1")).await;
+        (status == 202).then(|| ids(&answer).remove(0))
+    })
+    .await;
+    http.job_in(&first, "succeeded").await;
+    broker.mute_server(true);
+    let (status, problem) = send(&http, STRUCTURED, &event("2")).await;
+    assert_eq!((status, problem["code"].as_str()), (503, Some("outcome_unknown")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("same source and id"), "{problem}");
+    broker.mute_server(false);
+    broker.cut();
+    let answer = until("it is taken", async || {
+        let (status, answer) = send(&http, STRUCTURED, &event("2")).await;
+        (status == 202).then_some(answer)
+    })
+    .await;
+    assert_eq!(ids(&answer), [problem["job"].as_str().unwrap()]);
+    let job = http.job_in(&ids(&answer)[0], "succeeded").await;
+    assert_eq!((job["run"].as_u64(), jobs(&installation).len()), (Some(1), 2), "{job}");
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_on_with_the_job_that_of_the_event_before_that_of_the_request() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let gateway = installation.up(&["gateway"]);
+    let http = Http::to(gateway.gateway());
+    let (rabbit, _) = installation.servers().unwrap();
+    let parent = |digit: &str| format!("00-{}-{}-01", digit.repeat(32), digit.repeat(16));
+    let request = |event: &Value| {
+        let request = http.post("/v1/events").header("content-type", STRUCTURED).header("traceparent", parent("a"));
+        request.body(event.to_string())
+    };
+    let mut traced = event("1");
+    traced["traceparent"] = json!(parent("b"));
+    for (event, expected) in [(traced, parent("b")), (event("2"), parent("a"))] {
+        let answer = until("it is taken", async || {
+            let (status, answer) = parts(request(&event).send().await.unwrap()).await;
+            (status == 202).then_some(answer)
+        })
+        .await;
+        let (_connection, channel) = rabbit.channel().await;
+        let queue = rabbit.names().queue(&Kind::new("event.received").unwrap());
+        let options = BasicGetOptions { no_ack: true };
+        let message = channel.basic_get(queue.as_str().into(), options).await.unwrap().expect("it is there");
+        let properties = &message.delivery.properties;
+        assert_eq!(properties.message_id().as_ref().map(ShortString::as_str), Some(ids(&answer)[0].as_str()));
+        let headers = properties.headers().as_ref().expect("a trace");
+        let found = headers.inner().get("traceparent");
+        assert_eq!(found, Some(&AMQPValue::LongString(expected.as_str().into())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_comes_in_and_a_signed_webhook_goes_out() {
+    let Some(receiver) = Receiver::start() else { return };
+    let (_installation, _up, http) = open(&format!(
+        "[webhook]\nallow_private = ['127.0.0.0/8']\n[webhook.secrets]\nshop = ['{SECRET}']\n\
+         [route.orders]\ntype = 'order.*'\nkind = 'webhook.deliver'\nwith = {{ url = '{}', secret_ref = 'shop', \
+         event_type = '{{{{type}}}}', event_id = 'order-{{{{data.order.id}}}}', body = '{{{{data}}}}' }}\n",
+        receiver.url("/orders")
+    ));
+    for _ in 0..2 {
+        let (status, answer) = send(&http, STRUCTURED, &event("1")).await;
+        assert_eq!(status, 202, "{answer}");
+        http.job_in(&ids(&answer)[0], "succeeded").await;
+    }
+    let requests = receiver.requests("/orders");
+    assert_eq!(requests.len(), 1, "once, for the repeat is the same job");
+    assert_eq!(requests[0]["verified"], true);
+    assert_eq!(requests[0]["headers"]["webhook-id"], "order-117");
+    assert_eq!(requests[0]["headers"]["warren-event-type"], "order.paid");
+    assert_eq!(requests[0]["body"], "{\"order\":{\"id\":117}}");
 }
