@@ -7,6 +7,7 @@
 mod batch;
 mod body;
 mod caller;
+mod cloudevents;
 mod event;
 mod gunzip;
 mod hooks;
@@ -45,7 +46,7 @@ use self::{
 };
 use crate::{
     broker::Publish,
-    config::Source,
+    config::{Events, Source},
     id::Minter,
     job::{Kind, Micros, State},
     runtime::registry::Registry,
@@ -61,6 +62,8 @@ pub struct Gateway {
     recent: Recent,
     hooks: Hooks,
     waiters: Waiters,
+    /// Which events become which jobs.
+    events: Events,
     /// How long a job without a key is remembered.
     remembered: Micros,
 }
@@ -77,6 +80,8 @@ pub struct Parts {
     pub minter: Arc<Minter>,
     /// Where signed webhooks come in from, by name.
     pub sources: BTreeMap<String, Source>,
+    /// Which events become which jobs.
+    pub events: Events,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -84,7 +89,7 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, sources, remembered } = parts;
+        let Parts { registry, broker, store, minter, sources, events, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
         Self {
@@ -95,6 +100,7 @@ impl Gateway {
             recent: Recent::default(),
             hooks: Hooks::new(sources),
             waiters,
+            events,
             remembered,
         }
     }
@@ -104,6 +110,7 @@ impl Gateway {
         Router::new()
             .route("/v1/jobs", post(submit_many))
             .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
+            .merge(cloudevents::routes())
             .merge(hooks::routes())
             .route("/", get(index))
             .merge(tracking::routes())
