@@ -4,8 +4,9 @@
 //! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
+pub mod auth;
 mod batch;
-mod caller;
+pub mod caller;
 pub mod problem;
 mod recent;
 mod request;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 use warren_messages::codec::MAX_BYTES;
 
 use self::{
+    auth::Door,
     caller::Caller,
     problem::Problem,
     recent::Recent,
@@ -52,6 +54,7 @@ pub struct Gateway {
     minter: Arc<Minter>,
     recent: Recent,
     waiters: Waiters,
+    door: Door,
     /// How long a job without a key is remembered.
     remembered: Micros,
 }
@@ -66,6 +69,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Makes ids.
     pub minter: Arc<Minter>,
+    /// Who is let in.
+    pub door: Door,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -73,10 +78,10 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, remembered } = parts;
+        let Parts { registry, broker, store, minter, door, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
-        Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered }
+        Self { registry, broker, store, minter, recent: Recent::default(), waiters, door, remembered }
     }
 
     /// Its routes.
@@ -87,6 +92,7 @@ impl Gateway {
             .route("/", get(index))
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
+            .layer(axum::middleware::from_fn(auth::around))
             .with_state(Arc::new(self))
     }
 }
@@ -108,19 +114,20 @@ async fn submit_one(
     Path(kind): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let caller = caller.counted(1)?;
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
     let wait = request::prefer_wait(headers)?;
     let body = request::read_body(headers, body, MAX_BYTES).await?;
     let submission = Submission {
-        tenant: caller.tenant.clone(),
+        caller: &caller,
         kind: &kind,
         format,
         body: &body,
         name: key.map_or(Name::None, Name::Key),
         when,
-        source: None,
+        source: caller.name(),
         trace: request::trace(headers),
     };
     let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
@@ -144,7 +151,7 @@ async fn submit_many(
     request: Request,
 ) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    gateway.submit_many(caller.tenant, &head.headers, body).await
+    gateway.submit_many(caller, &head.headers, body).await
 }
 
 async fn show_one(
@@ -153,11 +160,12 @@ async fn show_one(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobView>, Problem> {
+    let caller = caller.counted(1)?;
     let wait = request::query_wait(query.as_deref())?;
     let job = gateway.status(&caller.tenant, &id).await?;
     Ok(Json(match wait {
         Some(at_most) if !job.state.is_terminal() => {
-            gateway.waiters.wait(job.id, at_most).await;
+            gateway.waiters.wait(&caller.tenant, job.id, at_most).await;
             gateway.status(&caller.tenant, &id).await?
         }
         _ => job,
@@ -175,6 +183,7 @@ async fn cancel_one(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
+    let caller = caller.counted(1)?;
     let (id, at_once) = gateway.cancel(&caller.tenant, &id).await?;
     Ok(if at_once {
         Json(CancelAnswer { id, state: State::Cancelled.as_str() }).into_response()

@@ -8,7 +8,7 @@ use axum::{
 };
 use http::{
     HeaderValue, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 use tracing::error;
@@ -37,6 +37,16 @@ pub struct Problem {
     /// What else the answer says.
     job: Option<uuid::Uuid>,
     close: bool,
+    challenge: Option<Challenge>,
+}
+
+/// What an answer asks for that lets nobody in (RFC 6750). Kept small, because a problem is returned from everywhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Challenge {
+    /// A key, for there was none.
+    Missing,
+    /// Another key.
+    Invalid,
 }
 
 /// A problem of one item among many.
@@ -70,7 +80,16 @@ struct ProblemBody<'a> {
 impl Problem {
     /// A problem with a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, job: None, close: false }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            job: None,
+            close: false,
+            challenge: None,
+        }
     }
 
     /// One problem of one field or header.
@@ -83,6 +102,21 @@ impl Problem {
     /// The same, with the connection closed after it: the rest of the request is not read.
     pub fn closing(self) -> Self {
         Self { close: true, ..self }
+    }
+
+    /// The same, asking for a key.
+    pub(super) fn challenging(self, challenge: Challenge) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// The same, to be tried again after a while.
+    pub fn after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+
+    /// What it is, for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
     }
 
     /// The same, of one item among many.
@@ -183,6 +217,13 @@ impl IntoResponse for Problem {
         }
         if let Some(pause) = self.retry_after {
             headers.insert(RETRY_AFTER, pause.as_secs().into());
+        }
+        if let Some(challenge) = self.challenge {
+            let challenge = match challenge {
+                Challenge::Missing => "Bearer realm=\"warren\"",
+                Challenge::Invalid => "Bearer realm=\"warren\", error=\"invalid_token\"",
+            };
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

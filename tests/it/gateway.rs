@@ -27,7 +27,7 @@ fn open() -> (Installation, Up, Http) {
 }
 
 /// Everything that was ever taken: every job has a row in the end.
-fn jobs(installation: &Installation) -> Vec<Value> {
+pub(crate) fn jobs(installation: &Installation) -> Vec<Value> {
     let mut jobs = Vec::new();
     for state in ["succeeded", "dead", "scheduled", "retrying", "queued"] {
         let listed = installation.run(&["job", "list", "--state", state, "--limit", "10000", "-o", "json"]).json();

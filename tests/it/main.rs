@@ -16,6 +16,7 @@ mod foreign;
 mod gateway;
 mod harness;
 mod keeping;
+mod keys;
 mod operators;
 mod outages;
 mod poison;
