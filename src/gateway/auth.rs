@@ -2,7 +2,7 @@
 //!
 //! A request brings its key as `Authorization: Bearer KEY`, or as the user of Basic, because that is what SDKs do; a
 //! protocol whose clients put it into the body reads it there and asks by the same door. What each route asks of a key
-//! stands in one place, [`scope_of`].
+//! stands in one place, `scope_of`.
 
 use std::{
     borrow::Cow,

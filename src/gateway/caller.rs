@@ -57,6 +57,11 @@ impl Caller {
         }
     }
 
+    /// Whether it may see how jobs stand, and so what they have left behind.
+    pub(super) fn may_read(&self) -> bool {
+        self.key.as_ref().is_none_or(|held| held.key.grants.scopes.allow(Scope::JobsRead))
+    }
+
     /// Whether it may send jobs of this kind.
     pub(super) fn may_send(&self, kind: &Kind) -> Result<(), Problem> {
         let kinds = self.key.as_ref().map_or(&[][..], |held| &held.key.grants.kinds);

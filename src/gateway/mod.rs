@@ -118,7 +118,8 @@ async fn submit_one(
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
-    let wait = request::prefer_wait(headers)?;
+    // A preference, and so not followed for one who may send and not see.
+    let wait = request::prefer_wait(headers)?.filter(|_| caller.may_read());
     let body = request::read_body(headers, body, MAX_BYTES).await?;
     let submission = Submission {
         caller: &caller,
