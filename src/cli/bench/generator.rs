@@ -18,7 +18,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet, time::sleep_until};
 
-use crate::cli::Failure;
+use crate::{cli::Failure, clock, job::Micros};
 
 /// What is sent, and how fast.
 pub(super) struct Plan {
@@ -43,8 +43,8 @@ pub(super) struct Send {
 pub(super) struct Sent {
     /// From the time that each was due to its answer, of those that were taken.
     pub(super) latencies: Vec<Duration>,
-    /// The answers of those that were taken, if they were asked for.
-    pub(super) answers: Vec<Bytes>,
+    /// The answers of those that were taken, if they were asked for, and when each request was due by the wall clock.
+    pub(super) answers: Vec<(Micros, Bytes)>,
     pub(super) refused: u64,
     pub(super) took: Duration,
 }
@@ -118,7 +118,8 @@ async fn one(
         if taken {
             sent.latencies.push(due.elapsed());
             if keep_answers {
-                sent.answers.push(answer);
+                let ago = Micros::try_from(due.elapsed().as_micros()).unwrap_or(0);
+                sent.answers.push((clock::now() - ago, answer));
             }
         } else {
             sent.refused += 1;
