@@ -10,6 +10,7 @@ pub mod json;
 pub mod message;
 
 mod bytes;
+pub mod event;
 pub mod probe;
 pub mod webhook;
 

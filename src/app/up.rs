@@ -8,12 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{
-    Engine, StartError,
-    engine::WayIn,
-    establish,
-    heartbeat::{Counted, Heart},
-};
+use super::{Engine, StartError, engine::WayIn, establish, heartbeat::Heart, published::Counted};
 use crate::{
     admin::{self, Admin},
     broker::{Leftovers, Observe, Publish, Subscribe},
