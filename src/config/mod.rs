@@ -4,6 +4,7 @@
 //! never printed, not even a wrong one.
 
 mod layers;
+mod limits;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,10 @@ use warren_workers::{
 };
 
 use self::layers::Layers;
-pub use self::layers::{Mistake, parse_duration};
+pub use self::{
+    layers::{Mistake, parse_duration},
+    limits::{Limits, TlsFiles},
+};
 use crate::{
     broker::rabbitmq::{self, AmqpUrl},
     id,
@@ -41,6 +45,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where jobs come in.
     pub gateway_listen: SocketAddr,
+    /// What those who connect to it may do, and with which certificate.
+    pub limits: Limits,
     /// Where health and metrics are, if it is said.
     pub admin_listen: Option<SocketAddr>,
     /// The servers, or none: embedded.
@@ -213,6 +219,12 @@ impl Config {
                 wrong(setting, problem);
             }
         }
+        if let Some(Err(mistakes)) = self.limits.tls.as_ref().map(TlsFiles::load) {
+            problems.extend(mistakes);
+        }
+        let mut wrong = |setting: &str, problem: String| {
+            problems.push(Mistake { origin: "all in all".into(), setting: setting.into(), problem });
+        };
         if let Err(error) = telemetry::filter(&self.log_level) {
             wrong("log.level", error.to_string());
         }
@@ -263,6 +275,7 @@ fn read(layers: &mut Layers) -> Config {
     Config {
         data_dir: layers.text(&["data_dir"]).map(|(text, _)| PathBuf::from(text)).unwrap_or_default(),
         gateway_listen: address(layers, &["gateway", "listen"]).unwrap_or(NOWHERE),
+        limits: limits::read(layers),
         admin_listen: address(layers, &["admin", "listen"]),
         servers: servers(layers),
         apply_topology: layers.boolean(&["broker", "apply_topology"]).unwrap_or(true),

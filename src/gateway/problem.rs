@@ -97,7 +97,7 @@ impl Problem {
     pub fn overloaded() -> Self {
         let detail = "too much is under way here for now; nothing was accepted. Repeat the request a little later";
         let overloaded = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
-        Self { retry_after: Some(Duration::from_secs(1)), ..overloaded }.closing()
+        Self { retry_after: Some(Duration::from_secs(1)), ..overloaded }
     }
 
     /// The same, of one item among many.
@@ -174,9 +174,9 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let request_id = request_id();
+impl Problem {
+    /// Its body.
+    fn body(&self, request_id: &str) -> Vec<u8> {
         let body = ProblemBody {
             kind: format!("urn:warren:problem:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Problem"),
@@ -185,11 +185,32 @@ impl IntoResponse for Problem {
             detail: &self.detail,
             errors: &self.errors,
             job: self.job,
-            request_id: &request_id,
+            request_id,
         };
         // Text, numbers and lists of them: it cannot fail.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The whole answer as HTTP/1.1 has it, where there is no request that it could be the response to. The connection
+    /// is to be closed after it.
+    pub(super) fn to_http1(&self) -> Vec<u8> {
+        let request_id = request_id();
+        let body = self.body(&request_id);
+        let retry = self.retry_after.map_or(String::new(), |pause| format!("retry-after: {}\r\n", pause.as_secs()));
+        let head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nx-request-id: {request_id}\r\n\
+             {retry}connection: close\r\n\r\n",
+            self.status,
+            body.len()
+        );
+        [head.as_bytes(), &body].concat()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let request_id = request_id();
+        let mut response = Response::new(Body::from(self.body(&request_id)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -31,7 +31,7 @@ impl Room {
         }
         if wanted > held {
             let more = u32::try_from(wanted - held).ok().and_then(|more| ROOM.try_acquire_many(more).ok());
-            let more = more.ok_or_else(Problem::overloaded)?;
+            let more = more.ok_or_else(|| Problem::overloaded().closing())?;
             match &mut self.permit {
                 Some(permit) => permit.merge(more),
                 none => *none = Some(more),
