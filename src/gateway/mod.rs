@@ -118,7 +118,7 @@ async fn submit_one(
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
     let wait = request::prefer_wait(headers)?;
     let body = request::read_body(headers, body, MAX_BYTES).await?;
-    let submission = Submission {
+    let checked = gateway.check(Submission {
         tenant: caller.tenant.clone(),
         kind: &kind,
         format,
@@ -127,10 +127,10 @@ async fn submit_one(
         when,
         source: None,
         trace: request::trace(headers),
-    };
-    let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
-    // Who waits for a job holds nothing else meanwhile.
-    drop(body);
+    })?;
+    // They share the connection's buffer, which hyper can use again for the next request only if nobody holds it.
+    drop((head, body));
+    let Submitted { id, kind, state, replayed, late } = gateway.take(checked).await?;
     let ended = match wait {
         Some(at_most) => gateway.ended(&caller.tenant, id, at_most).await,
         None => None,
