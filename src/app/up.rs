@@ -158,6 +158,7 @@ pub async fn up(
             remembered: longest_unkeyed(&registry, config.retention),
         });
         let settings = serve::Settings {
+            name: "gateway",
             connections: config.limits.connections as usize,
             per_address: config.limits.per_address as usize,
             requests: config.limits.requests as usize,

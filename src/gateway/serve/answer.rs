@@ -24,6 +24,7 @@ use super::{
     phase::Phase,
     wire::{large_head, long_url},
 };
+use crate::telemetry::SHED;
 
 /// Answers the requests of one connection.
 #[derive(Debug, Clone)]
@@ -49,6 +50,7 @@ impl Answers {
         } else if request.headers().len() > MAX_FIELDS {
             Some(large_head())
         } else if is_full {
+            metrics::counter!(SHED, "reason" => "requests").increment(1);
             Some(Problem::overloaded())
         } else {
             None

@@ -6,15 +6,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use metrics::Gauge;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Handles that a process needs beside its connections: for its store, its broker, its logs and its children.
 const SPARE_HANDLES: u64 = 256;
 
 /// The connections of a listener.
-#[derive(Debug)]
 pub(super) struct Crowd {
     at_most: usize,
     per_address: usize,
     here: Mutex<Here>,
+    counted: Gauge,
 }
 
 #[derive(Debug, Default)]
@@ -24,8 +27,8 @@ struct Here {
 }
 
 impl Crowd {
-    pub(super) fn new(at_most: usize, per_address: usize) -> Self {
-        Self { at_most, per_address, here: Mutex::default() }
+    pub(super) fn new(at_most: usize, per_address: usize, counted: Gauge) -> Self {
+        Self { at_most, per_address, here: Mutex::default(), counted }
     }
 
     /// A place for a connection from this address, if there is one.
@@ -36,6 +39,7 @@ impl Crowd {
             return None;
         }
         here.all += 1;
+        self.counted.increment(1.0);
         *here.by_address.entry(address).or_default() += 1;
         Some(Place { crowd: self.clone(), address })
     }
@@ -46,7 +50,6 @@ impl Crowd {
 }
 
 /// A place that a connection takes. Given back when it is dropped.
-#[derive(Debug)]
 pub(super) struct Place {
     crowd: Arc<Crowd>,
     address: IpAddr,
@@ -56,6 +59,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut here = self.crowd.lock();
         here.all -= 1;
+        self.crowd.counted.decrement(1.0);
         if let Some(from) = here.by_address.get_mut(&self.address) {
             *from -= 1;
             if *from == 0 {
@@ -75,11 +79,9 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 
 /// Lets this process have as many handles as it may, and answers for how many connections they do.
 pub(super) fn raise_handles() -> usize {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
     let limit = getrlimit(Resource::Nofile);
     // If it is not allowed, it stays as it is.
-    _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+    _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     let handles = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(handles.saturating_sub(SPARE_HANDLES)).unwrap_or(usize::MAX)
 }
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn places_are_counted_over_all_and_per_address_and_given_back() {
-        let crowd = Arc::new(Crowd::new(3, 2));
+        let crowd = Arc::new(Crowd::new(3, 2, Gauge::noop()));
         let enter = |address: &str| crowd.enter(address.parse().expect("an address"));
         let first = enter("192.0.2.1");
         let _second = enter("192.0.2.1");

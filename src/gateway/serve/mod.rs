@@ -44,6 +44,7 @@ use self::{
     wire::Wire,
 };
 use super::problem::Problem;
+use crate::telemetry::{CONNECTIONS, SHED};
 
 /// How many fields a header may have.
 const MAX_FIELDS: usize = 64;
@@ -73,6 +74,8 @@ pub struct Peer(pub IpAddr);
 /// What a listener allows.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What it is called where its connections are counted.
+    pub name: &'static str,
     /// How many connections, over all.
     pub connections: usize,
     /// How many from one address.
@@ -86,7 +89,7 @@ pub struct Settings {
 impl Default for Settings {
     /// For those who only look.
     fn default() -> Self {
-        Self { connections: 256, per_address: 256, requests: 256, tls: None }
+        Self { name: "admin", connections: 256, per_address: 256, requests: 256, tls: None }
     }
 }
 
@@ -105,7 +108,8 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
             handles, "this process may not open as many files as it may have connections; it takes fewer"
         );
     }
-    let crowd = Arc::new(Crowd::new(settings.connections.min(handles), settings.per_address));
+    let counted = metrics::gauge!(CONNECTIONS, "listener" => settings.name);
+    let crowd = Arc::new(Crowd::new(settings.connections.min(handles), settings.per_address, counted));
     let listening = Arc::new(Listening {
         builder: builder(),
         router,
@@ -131,7 +135,10 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
         };
         match crowd.enter(peer) {
             Some(place) => connections.spawn(listening.clone().converse(stream, peer, place)),
-            None => connections.spawn(listening.clone().turn_away(stream)),
+            None => {
+                metrics::counter!(SHED, "reason" => "connections").increment(1);
+                connections.spawn(listening.clone().turn_away(stream))
+            }
         };
     }
     drop(listener);
