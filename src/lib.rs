@@ -20,6 +20,7 @@ pub mod job;
 pub mod keeper;
 pub mod pruner;
 pub mod retry;
+pub mod route;
 pub mod runtime;
 pub mod shutdown;
 pub mod sqlite;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use warren::{cli, config::Config, runtime::registry::Registry};
-use warren_workers::{event, probe, webhook};
+use warren_workers::{analytics, event, probe, webhook};
 
 fn main() -> ExitCode {
     cli::main(workers)
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
 fn workers(config: &Config) -> anyhow::Result<Registry> {
     Ok(Registry::default()
         .register(event::Keep)?
+        .register(analytics::Keep)?
         .register(probe::Probe)?
         .register(webhook::Deliver::new(config.webhook.clone())?)?)
 }

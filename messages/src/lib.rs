@@ -9,6 +9,7 @@ pub mod invalid;
 pub mod json;
 pub mod message;
 
+pub mod analytics;
 mod bytes;
 pub mod event;
 pub mod probe;
@@ -18,6 +19,6 @@ pub use crate::{
     bytes::Bytes,
     codec::{DecodeError, EncodeError},
     invalid::{Invalid, Problem},
-    json::Json,
+    json::{Json, Object},
     message::Message,
 };

@@ -155,6 +155,8 @@ pub async fn up(
             broker: publish.clone(),
             store: store.clone(),
             minter: minter.clone(),
+            sources: config.sources,
+            events: config.events.clone(),
             remembered: longest_unkeyed(&registry, config.retention),
         });
         let settings = serve::Settings {

@@ -3,8 +3,10 @@
 //! Owns the settings and their rules. Every mistake is reported at once, with the place where it was made; a secret is
 //! never printed, not even a wrong one.
 
+mod events;
 mod layers;
 mod limits;
+mod sources;
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +25,10 @@ use warren_workers::{
 
 use self::layers::Layers;
 pub use self::{
+    events::{Events, Unrouted},
     layers::{Mistake, parse_duration},
     limits::{Limits, TlsFiles},
+    sources::{Scheme, Secret as SourceSecret, Source},
 };
 use crate::{
     broker::rabbitmq::{self, AmqpUrl},
@@ -67,8 +71,12 @@ pub struct Config {
     pub retention: Retention,
     /// Outgoing webhooks.
     pub webhook: webhook::Settings,
+    /// Which events become which jobs.
+    pub events: Events,
     /// How kinds are run, where it differs from what their workers say.
     pub kinds: BTreeMap<String, KindSettings>,
+    /// Where signed webhooks come in from.
+    pub sources: BTreeMap<String, Source>,
     /// What is logged.
     pub log_level: String,
     /// How.
@@ -291,7 +299,9 @@ fn read(layers: &mut Layers) -> Config {
             keyed: layers.duration(&["retention", "keyed"], DAY * 30..=YEAR * 10).unwrap_or(DAY * 30),
         },
         webhook: webhook(layers),
+        events: events::read(layers),
         kinds: kinds(layers),
+        sources: sources::read(layers),
         log_level: layers.text(&["log", "level"]).map(|(level, _)| level).unwrap_or_default(),
         log_format: layers.parsed(&["log", "format"]).unwrap_or(LogFormat::Auto),
     }

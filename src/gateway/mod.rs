@@ -7,9 +7,10 @@
 mod batch;
 mod body;
 mod caller;
-#[expect(dead_code, reason = "the protocols that bring events follow")]
+mod cloudevents;
 mod event;
 mod gunzip;
+mod hooks;
 pub mod problem;
 mod recent;
 mod request;
@@ -17,9 +18,10 @@ mod room;
 pub mod serve;
 pub mod status;
 pub mod submit;
+mod tracking;
 mod wait;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -35,6 +37,7 @@ use warren_messages::codec::MAX_BYTES;
 
 use self::{
     caller::Caller,
+    hooks::Hooks,
     problem::Problem,
     recent::Recent,
     status::JobView,
@@ -43,6 +46,7 @@ use self::{
 };
 use crate::{
     broker::Publish,
+    config::{Events, Source},
     id::Minter,
     job::{Kind, Micros, State},
     runtime::registry::Registry,
@@ -56,7 +60,10 @@ pub struct Gateway {
     store: Arc<dyn Store>,
     minter: Arc<Minter>,
     recent: Recent,
+    hooks: Hooks,
     waiters: Waiters,
+    /// Which events become which jobs.
+    events: Events,
     /// How long a job without a key is remembered.
     remembered: Micros,
 }
@@ -71,6 +78,10 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Makes ids.
     pub minter: Arc<Minter>,
+    /// Where signed webhooks come in from, by name.
+    pub sources: BTreeMap<String, Source>,
+    /// Which events become which jobs.
+    pub events: Events,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -78,10 +89,20 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, remembered } = parts;
+        let Parts { registry, broker, store, minter, sources, events, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
-        Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered }
+        Self {
+            registry,
+            broker,
+            store,
+            minter,
+            recent: Recent::default(),
+            hooks: Hooks::new(sources),
+            waiters,
+            events,
+            remembered,
+        }
     }
 
     /// Its routes.
@@ -89,7 +110,10 @@ impl Gateway {
         Router::new()
             .route("/v1/jobs", post(submit_many))
             .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
+            .merge(cloudevents::routes())
+            .merge(hooks::routes())
             .route("/", get(index))
+            .merge(tracking::routes())
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
             .with_state(Arc::new(self))

@@ -38,6 +38,8 @@ pub struct Problem {
     job: Option<uuid::Uuid>,
     headers: Option<Box<HeaderMap>>,
     close: bool,
+    /// The sentence stands there a second time, as `message`.
+    message: bool,
 }
 
 /// A problem of one item among many.
@@ -61,6 +63,8 @@ struct ProblemBody<'a> {
     status: u16,
     code: &'a str,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldProblem],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,11 +72,18 @@ struct ProblemBody<'a> {
     request_id: &'a str,
 }
 
+impl Item {
+    /// Its code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
 impl Problem {
     /// A problem with a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        let (retry_after, job, headers) = (None, None, None);
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after, job, headers, close: false }
+        let (retry_after, job, headers, detail) = (None, None, None, detail.into());
+        Self { status, code, detail, errors: Vec::new(), retry_after, job, headers, close: false, message: false }
     }
 
     /// One problem of one field or header.
@@ -109,6 +120,54 @@ impl Problem {
     /// The same once more.
     pub fn again(&self) -> Self {
         Self { errors: self.errors.clone(), ..Self::new(self.status, self.code, self.detail.clone()) }
+    }
+
+    /// The same, for a client that looks for its sentence under `message`.
+    pub(super) fn with_message(self) -> Self {
+        Self { message: true, ..self }
+    }
+
+    /// The same, to be tried again after this long.
+    pub(super) fn retry_after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+
+    /// The same as a `503`, for clients that try again after no other status.
+    pub(super) fn unavailable(self) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..self }
+    }
+
+    /// After how long the same may be taken.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The same under another code and in other words.
+    pub fn saying(self, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), ..self }
+    }
+
+    /// The same, with everything that is wrong.
+    pub fn listing(self, errors: Vec<FieldProblem>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// Its code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// Whether a repeat may be served.
+    pub fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
+    /// Everything that is wrong: what it lists, or itself.
+    pub fn problems(&self) -> Vec<FieldProblem> {
+        match self.errors.as_slice() {
+            [] => Invalid::new("", self.code, self.detail.clone()).problems().to_vec(),
+            errors => errors.to_vec(),
+        }
     }
 
     /// The same, about a job.
@@ -183,6 +242,7 @@ impl Problem {
             status: self.status.as_u16(),
             code: self.code,
             detail: &self.detail,
+            message: self.message.then_some(self.detail.as_str()),
             errors: &self.errors,
             job: self.job,
             request_id,

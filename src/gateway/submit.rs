@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     Gateway,
     problem::{OUTCOME_UNKNOWN, Problem, STORE_UNAVAILABLE},
+    room::Room,
 };
 use crate::{
     broker::{Outgoing, PublishError},
@@ -141,6 +142,9 @@ impl Gateway {
     /// Takes a job that was checked: `Ok` only when it is durable.
     pub(super) async fn take(&self, checked: Checked) -> Result<Submitted, Problem> {
         let Checked { envelope, body, due, submitted } = checked;
+        // The request may be let go by now; what waits for the broker is bounded all the same.
+        let mut room = Room::default();
+        room.hold(body.len())?;
         let (id, key) = (envelope.id, envelope.key);
         if let Key::Digest(digest) = key
             && let Some(before) = self.recent.digest(id)
@@ -251,6 +255,6 @@ fn due(when: When) -> Result<(Option<Due>, bool), Problem> {
 }
 
 /// A name that is no name may be anything.
-fn shorten(name: &str) -> String {
+pub(super) fn shorten(name: &str) -> String {
     name.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,7 +1,7 @@
 //! What messages allow beyond their types, every problem at once.
 
 use serde_json::{Value, json};
-use warren_messages::{Message, codec, probe::Probe, webhook::Deliver};
+use warren_messages::{Message, analytics::Event, codec, event::Received, probe::Probe, webhook::Deliver};
 
 fn problems<M: Message>(body: Value) -> Vec<(String, String)> {
     let message: M = codec::from_json(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{body}: {error:?}"));
@@ -108,10 +108,102 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(pointers, ["/url", "/event_type", "/event_id", "", "/headers/host", "/secret_ref"]);
 }
 
+fn received(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
+    let mut body = json!({ "type": "a.b", "source": "/x", "id": "7", "data": 1 });
+    change(&mut body);
+    problems::<Received>(body)
+}
+
+#[test]
+fn an_event_may_be_named_in_any_script_and_have_no_data_or_null() {
+    assert_eq!(received(|_| {}), []);
+    assert_eq!(received(|body| body["id"] = json!("\u{540d} 7%")), []);
+    assert_eq!(received(|body| body["data"] = Value::Null), []);
+    assert_eq!(received(|body| _ = body.as_object_mut().map(|body| body.remove("data"))), []);
+    assert_eq!(received(|body| body["headers"] = json!({ "subject": "a\tb" })), []);
+}
+
+#[test]
+fn every_problem_of_a_received_event_is_reported_at_once() {
+    let many: Value = (0..65).map(|n| (format!("h{n}"), json!("x"))).collect::<serde_json::Map<_, _>>().into();
+    let found = received(|body| {
+        *body = json!({ "type": "", "source": "a\nb", "id": "x".repeat(1025), "headers": many, "data": 1, "data_base64": "AA==" });
+        body["headers"]["a/b"] = json!("\u{1}");
+    });
+    let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(pointers, ["/type", "/source", "/id", "/headers", "/headers/a~1b", ""]);
+    assert_eq!(received(|body| body["headers"] = json!({ "x": "y".repeat(16 * 1024) })), one("/headers", "too_large"));
+}
+
+#[test]
+fn an_event_is_named_by_its_source_and_id_together() {
+    let key = |source: &str, id: &str| {
+        let body = json!({ "type": "t", "source": source, "id": id });
+        codec::from_json::<Received>(body.to_string().as_bytes()).expect("an event").dedup_key()
+    };
+    assert_eq!(key("/a", "b"), key("/a", "b"));
+    assert_ne!(key("/a", "b"), key("/ab", ""));
+    assert_ne!(key("/a", "b"), key("/a", "c"));
+}
+
 #[test]
 fn a_probe_stays_within_what_an_output_can_carry() {
     assert_eq!(problems::<Probe>(json!({})), []);
     let body = json!({ "payload_bytes": 700_001, "work_ms": 600_001, "fail_attempts": 101 });
     let pointers: Vec<_> = problems::<Probe>(body).into_iter().map(|(pointer, _)| pointer).collect();
     assert_eq!(pointers, ["/payload_bytes", "/work_ms", "/fail_attempts"]);
+}
+
+fn event(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
+    let mut body =
+        json!({ "call": "track", "event": "e", "user_id": "u1", "ts": "2026-03-01T10:00:00Z", "message_id": "m" });
+    change(&mut body);
+    problems::<Event>(body)
+}
+
+#[test]
+fn an_event_has_somebody_who_did_it() {
+    assert_eq!(event(|_| {}), []);
+    let remove = |body: &mut Value| _ = body.as_object_mut().map(|body| body.remove("user_id"));
+    assert_eq!(event(remove), one("", "one_of"));
+    assert_eq!(
+        event(|body| {
+            remove(body);
+            body["anonymous_id"] = json!("a1");
+        }),
+        []
+    );
+}
+
+#[test]
+fn an_event_says_32_kilobytes_of_itself_and_no_more() {
+    // {"a":""} is 8 bytes, and what JSON has to escape counts as it is written.
+    for (text, fits) in [
+        ("x".repeat(32 * 1024 - 8), true),
+        ("x".repeat(32 * 1024 - 7), false),
+        ("\"".repeat(16 * 1024 - 4), true),
+        ("\"".repeat(16 * 1024 - 3), false),
+        ("Ω".repeat(16 * 1024 - 4), true),
+        ("Ω".repeat(16 * 1024 - 3), false),
+    ] {
+        for field in ["props", "ctx"] {
+            let pointer = format!("/{field}");
+            let expected = if fits { vec![] } else { one(&pointer, "too_large") };
+            assert_eq!(event(|body| body[field] = json!({ "a": text })), expected, "{field} {}", text.len());
+        }
+    }
+}
+
+#[test]
+fn every_problem_of_a_tracked_event_is_reported_at_once() {
+    let long = "x".repeat(1025);
+    let found = event(|body| {
+        *body = json!({
+            "call": "group", "event": "", "category": "", "user_id": long, "anonymous_id": "", "previous_id": long,
+            "group_id": "", "ts": "2026-03-01T10:00:00Z", "message_id": "x".repeat(256),
+        });
+    });
+    let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    let expected = ["/event", "/category", "/user_id", "/anonymous_id", "/previous_id", "/group_id", "/message_id"];
+    assert_eq!(pointers, expected);
 }

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::IpAddr,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -30,7 +30,7 @@ use crate::telemetry::SHED;
 #[derive(Debug, Clone)]
 pub(super) struct Answers {
     pub(super) router: Router,
-    pub(super) peer: IpAddr,
+    pub(super) peer: SocketAddr,
     pub(super) phase: Arc<Phase>,
     /// How many requests may still be under way, over all connections.
     pub(super) requests: Arc<Semaphore>,

@@ -11,15 +11,7 @@ mod phase;
 mod tls;
 mod wire;
 
-use std::{
-    future::poll_fn,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use axum::Router;
 use hyper::service::service_fn;
@@ -67,9 +59,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How many connections too many are told so at once; others are only closed.
 const TOLD: usize = 64;
 
-/// From where a request comes: the address at the other end of its connection. Every request has it as an extension.
+/// The other end of the connection that a request came on, as an extension of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
+pub struct Peer(pub SocketAddr);
 
 /// What a listener allows.
 #[derive(Debug, Clone)]
@@ -125,7 +117,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
             () = stop.cancelled() => break,
         };
         let (stream, peer) = match accepted {
-            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
+            Ok((stream, peer)) => (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
             Err(error) => {
                 // Out of file handles, as a rule; those that are open will end.
                 warn!(%error, "cannot accept a connection");
@@ -133,7 +125,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
                 continue;
             }
         };
-        match crowd.enter(peer) {
+        match crowd.enter(peer.ip()) {
             Some(place) => connections.spawn(listening.clone().converse(stream, peer, place)),
             None => {
                 metrics::counter!(SHED, "reason" => "connections").increment(1);
@@ -190,7 +182,7 @@ enum Next<T> {
 
 impl Listening {
     /// One connection, from its first byte to its end.
-    async fn converse(self: Arc<Self>, stream: TcpStream, peer: IpAddr, _place: Place) {
+    async fn converse(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, _place: Place) {
         _ = stream.set_nodelay(true);
         let stream = match &self.tls {
             None => Either::Left(stream),
@@ -204,7 +196,7 @@ impl Listening {
     }
 
     /// The requests of one connection.
-    async fn requests<S>(&self, wire: Wire<S>, peer: IpAddr, phase: &Arc<Phase>)
+    async fn requests<S>(&self, wire: Wire<S>, peer: SocketAddr, phase: &Arc<Phase>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
