@@ -182,6 +182,14 @@ impl Problem {
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "the body breaks the rules of its kind")
         };
         match rejected {
+            // Of a body that says one thing twice nobody knows which is meant: it is no body, whatever its kind.
+            Rejected::Decode(DecodeError::Unfit(problems))
+                if problems.problems().iter().any(|problem| problem.code == "duplicate_key") =>
+            {
+                let detail = "the body has a key twice: say each thing once";
+                let (status, code) = (StatusCode::BAD_REQUEST, "duplicate_key");
+                Self { status, code, detail: detail.to_owned(), ..invalid(problems) }
+            }
             Rejected::Invalid(problems) | Rejected::Decode(DecodeError::Unfit(problems)) => invalid(problems),
             Rejected::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", rejected.to_string()),
             Rejected::Decode(error) => {
@@ -190,6 +198,7 @@ impl Problem {
                     DecodeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
                     DecodeError::TooDeep => (StatusCode::BAD_REQUEST, "too_deep"),
                     DecodeError::NotAMap => (StatusCode::UNPROCESSABLE_ENTITY, "not_a_map"),
+                    DecodeError::BadText { .. } => (StatusCode::BAD_REQUEST, "bad_encoding"),
                     DecodeError::Malformed { .. } if format == Format::Json => {
                         (StatusCode::BAD_REQUEST, "invalid_json")
                     }

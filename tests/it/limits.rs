@@ -84,7 +84,7 @@ async fn a_packed_body_that_is_broken_too_large_or_of_another_encoding_is_refuse
         (PROBE, "gzip", &cut, 400, "bad_gzip", "cut off"),
         (PROBE, "gzip", &followed, 400, "bad_gzip", "something else follows"),
         (PROBE, "gzip", b"{\"work_ms\": 1}", 400, "bad_gzip", "no gzip"),
-        (PROBE, "gzip", &twice, 400, "invalid_json", "expected value"),
+        (PROBE, "gzip", &twice, 400, "bad_encoding", "not UTF-8"),
         (PROBE, "gzip, gzip", &twice, 415, "unsupported_encoding", "once"),
         (PROBE, "br", &good, 415, "unsupported_encoding", "gzip"),
         (PROBE, "deflate", &good, 415, "unsupported_encoding", "gzip"),
@@ -250,4 +250,58 @@ async fn pages_that_are_only_read_say_so_to_every_other_method() {
         let request = format!("GET {page} HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
         assert_eq!(raw(&up.admin, request.as_bytes()).await.status(), 200);
     }
+}
+
+/// A kind and a body; status, code, the place of the problem where it has one, and what is said.
+type Said<'a> = (&'a str, &'a [u8], u16, &'a str, Option<&'a str>, &'a str);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_that_is_none_is_told_where_and_why() {
+    const HOOK: &str = "/v1/jobs/webhook.deliver";
+    let (installation, _up, http) = open();
+    let deep = format!("{{\"work_ms\": {}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let cases: Vec<Said> = vec![
+        (PROBE, b"", 400, "empty_body", None, "empty"),
+        (PROBE, b"{\n  \"work_ms\": ]\n}", 400, "invalid_json", None, "line 2 column 14 (at byte 15)"),
+        (PROBE, b"{\"work_ms\": 1", 400, "invalid_json", None, "line 1 column 13"),
+        (PROBE, b"{\"work_ms\": 01}", 400, "invalid_json", None, "line 1 column 14"),
+        (PROBE, b"{'work_ms': 1}", 400, "invalid_json", None, "line 1 column 2"),
+        (PROBE, b"\xef\xbb\xbf{\"work_ms\": }", 400, "invalid_json", None, "line 1 column 13"),
+        (PROBE, deep.as_bytes(), 400, "too_deep", None, "64"),
+        (PROBE, b"{\"work_ms\": 1, \"work_ms\": 1}", 400, "duplicate_key", Some("/work_ms"), "twice"),
+        (HOOK, b"{\"headers\": {\"a\": \"1\", \"a\": \"2\"}}", 400, "duplicate_key", Some("/headers/a"), "twice"),
+        (HOOK, b"{\"body\": {\"x\": [{\"y\": 1, \"y\": 2}]}}", 400, "duplicate_key", Some("/body/x/0/y"), "twice"),
+        (PROBE, b"{\"fate\": \"\xff\"}", 400, "bad_encoding", None, "not UTF-8 (at byte 10)"),
+        (PROBE, b"{\"fate\": \"\xc3\xa9\xed\xa0\x80\"}", 400, "bad_encoding", None, "not UTF-8 (at byte 12)"),
+        (PROBE, b"\xff\xfe{\0}\0", 400, "bad_encoding", None, "not UTF-8 (at byte 0)"),
+        (
+            PROBE,
+            b"{\"fate\": \"\\ud83d\\ude00\\ud83d!\"}",
+            400,
+            "bad_encoding",
+            None,
+            "surrogate pair stands alone (at byte 22)",
+        ),
+        (PROBE, b"{\"fate\": \"\\\\\\udc00\"}", 400, "bad_encoding", None, "surrogate pair stands alone (at byte 12)"),
+        (PROBE, b"{\"work_ms\": NaN}", 422, "invalid_body", Some("/work_ms"), "finite"),
+        (PROBE, b"{\"work_ms\": Infinity}", 422, "invalid_body", Some("/work_ms"), "finite"),
+        (PROBE, b"{\"work_ms\": -Infinity}", 422, "invalid_body", Some("/work_ms"), "finite"),
+        (PROBE, b"{\"work_ms\": 1e999}", 422, "invalid_body", Some("/work_ms"), "finite"),
+        (HOOK, b"{\"body\": {\"a\": [1, NaN]}}", 422, "invalid_body", Some("/body/a/1"), "finite"),
+        (HOOK, b"{\"body\": {\"a\": [1, -1e400]}}", 422, "invalid_body", Some("/body/a/1"), "finite"),
+        (PROBE, b"{\"work_ms\": 18446744073709551616}", 422, "invalid_body", Some("/work_ms"), "64 bits"),
+        (HOOK, b"{\"body\": {\"id\": -9223372036854775809}}", 422, "invalid_body", Some("/body/id"), "64 bits"),
+    ];
+    for (path, body, status, code, place, words) in cases {
+        let request = http.post(path).header("content-type", "application/json").body(body.to_vec());
+        let (found, problem) = parts(request.send().await.unwrap()).await;
+        let text = String::from_utf8_lossy(&body[..body.len().min(80)]);
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{text}: {problem}");
+        let error = problem["errors"].as_array().into_iter().flatten().find(|error| error["pointer"].as_str() == place);
+        assert_eq!(error.is_some(), place.is_some(), "{text}: {problem}");
+        let said = [&problem["detail"], error.map_or(&Value::Null, |error| &error["detail"])]
+            .map(|text| text.as_str().unwrap_or(""));
+        assert!(said.iter().any(|said| said.contains(words)), "{text}: {problem}");
+    }
+    assert_eq!(taken(&installation), 0);
 }
