@@ -162,6 +162,22 @@ async fn ten_gigabytes_of_a_body_are_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_sends_everything_before_he_reads_learns_why_it_was_refused() {
+    let (_installation, up, _http) = open_with("");
+    let body = " ".repeat(12 << 20);
+    let with_length = format!("{HEAD}content-length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!("{HEAD}transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let text = with_length.replace("application/json", "text/plain");
+    for (request, status, code) in
+        [(with_length, 413, "too_large"), (chunked, 413, "too_large"), (text, 415, "unsupported_content_type")]
+    {
+        let mut stream = connect(&up).await;
+        stream.write_all(request.as_bytes()).await.expect("it is taken to its end");
+        refused(&rest(&mut stream).await, status, code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_too_many_is_told_so_and_its_place_is_free_again_later() {
     let (_installation, up, _http) = open_with("[gateway]\nmax_connections_per_address = 3\n");
     let mut held = Vec::new();

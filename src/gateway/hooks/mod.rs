@@ -227,7 +227,7 @@ impl Known {
         }
         let taken = gateway
             .take_event(
-                &Caller { tenant: tenant.clone() },
+                &Caller::of(tenant.clone()),
                 Event {
                     event_type: &event_type,
                     source: &format!("{PAGE}/{}", self.name),

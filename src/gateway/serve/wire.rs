@@ -1,8 +1,8 @@
 //! What lies between a socket and hyper: it watches what goes by, and says clearly what hyper says shortly.
 //!
 //! hyper answers a head that it cannot read with a bare status; here that becomes a problem with a code and a sentence.
-//! A connection that is closed on someone who is still sending is read from a little longer, because otherwise the
-//! kernel takes back the answer that he has not read yet.
+//! A connection that is closed on someone who is still sending is read from a little longer. Otherwise the kernel takes
+//! back the answer that he has not read yet, and he takes it for a broken network and sends the same again.
 
 use std::{
     io::{self, IoSlice},
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{super::problem::Problem, MAX_FIELDS, MAX_HEAD_BYTES, MAX_URL_BYTES, phase::Phase};
 
 /// How much of what nobody will read is taken in at the end, so that an answer arrives.
-const DRAINED: usize = 4 << 20;
+const DRAINED: usize = 16 << 20;
 
 /// A socket that is watched.
 #[derive(Debug)]
