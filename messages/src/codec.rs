@@ -16,7 +16,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{Invalid, Json, Message, json::Exact};
+use crate::{Invalid, Json, Message, json::Exact, malformed::malformed};
 
 /// The longest body and the longest output, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -50,6 +50,14 @@ pub enum DecodeError {
         offset: usize,
         /// What was wrong there.
         detail: String,
+    },
+    /// Not the characters that JSON is made of.
+    #[error("{problem} (at byte {offset}): JSON is UTF-8, and its escapes name whole characters")]
+    BadText {
+        /// Where, in bytes.
+        offset: usize,
+        /// What is wrong there.
+        problem: &'static str,
     },
     /// Well formed, but not a body of this kind.
     #[error("the body does not fit its kind")]
@@ -223,7 +231,8 @@ fn trailing(bytes: &[u8], left: usize) -> DecodeError {
     DecodeError::Malformed { offset: bytes.len() - left, detail: format!("{left} more bytes follow the body") }
 }
 
-fn unfit<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> DecodeError {
+/// Where a reader stopped, as a JSON pointer.
+pub(crate) fn pointer<E>(error: &serde_path_to_error::Error<E>) -> String {
     use serde_path_to_error::Segment;
 
     let mut pointer = String::new();
@@ -237,6 +246,11 @@ fn unfit<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> DecodeE
             Segment::Unknown => pointer.push('?'),
         }
     }
+    pointer
+}
+
+fn unfit<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> DecodeError {
+    let mut pointer = pointer(error);
     // The path of a field that is missing or repeated ends at the map around it.
     let text = error.inner().to_string();
     let around = ["missing field `", "duplicate field `", "duplicate key `"];
@@ -310,14 +324,4 @@ fn long_integer(text: &[u8]) -> DecodeError {
         Err(error) => unfit(&error),
         Ok(_) => DecodeError::Unfit(Invalid::new("", "bad_value", "an integer has at most 64 bits")),
     }
-}
-
-fn malformed(text: &[u8], error: &serde_json::Error) -> DecodeError {
-    DecodeError::Malformed { offset: offset_of(text, error.line(), error.column()), detail: error.to_string() }
-}
-
-/// serde_json counts lines from 1 and columns in bytes from 1; an offset is the same for a machine.
-fn offset_of(text: &[u8], line: usize, column: usize) -> usize {
-    let before: usize = text.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
-    (before + column.saturating_sub(1)).min(text.len())
 }

@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod invalid;
 pub mod json;
+mod malformed;
 pub mod message;
 
 pub mod analytics;

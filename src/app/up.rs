@@ -96,6 +96,8 @@ impl fmt::Display for Roles {
 pub struct Ready {
     /// Where jobs come in, if they do.
     pub gateway: Option<SocketAddr>,
+    /// Whether they do over TLS.
+    pub tls: bool,
     /// Where health and metrics are.
     pub admin: SocketAddr,
     /// Where everything is kept.
@@ -116,6 +118,7 @@ pub async fn up(
     // Ports that are taken are known before anything is changed anywhere.
     let admin_listener = listen(admin_listen).await?;
     let gateway_listener = if roles.gateway { Some(listen(config.gateway_listen).await?) } else { None };
+    let tls = if roles.gateway { tls(&config)? } else { None };
     let engine = Engine::open(&config).await?;
     if engine.is_embedded() && roles != Roles::ALL {
         let problem =
@@ -131,6 +134,7 @@ pub async fn up(
 
     let started = Ready {
         gateway: gateway_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+        tls: tls.is_some(),
         admin: admin_listener.local_addr().unwrap_or(admin_listen),
         engine: engine.describe(),
     };
@@ -162,7 +166,14 @@ pub async fn up(
             door,
             remembered: longest_unkeyed(&registry, config.retention),
         });
-        process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));
+        let settings = serve::Settings {
+            name: "gateway",
+            connections: config.limits.connections as usize,
+            per_address: config.limits.per_address as usize,
+            requests: config.limits.requests as usize,
+            tls: tls.clone(),
+        };
+        process.tasks.spawn(serve::serve(listener, gateway.routes(), settings, process.http.clone()));
     }
     if let Some(WayIn { publish, observe }) = way_in {
         if roles.dispatcher {
@@ -193,8 +204,10 @@ pub async fn up(
     }
     process.tasks.spawn(heart.beat(process.stop.clone()));
     let pages = admin::routes(Admin { health: health.clone(), metrics: metrics.clone(), door: doors.admin });
-    process.tasks.spawn(serve::serve(admin_listener, pages, process.stop.clone()));
-    for task in [watched.watch(health.clone(), metrics).boxed(), feed_watchdog().boxed()] {
+    process.tasks.spawn(serve::serve(admin_listener, pages, serve::Settings::default(), process.stop.clone()));
+    let reload = tls.map(|tls| tls.watch(health.clone()).boxed());
+    let watch = [watched.watch(health.clone(), metrics).boxed(), feed_watchdog().boxed()];
+    for task in watch.into_iter().chain(reload) {
         let task = process.stop.clone().run_until_cancelled_owned(task);
         process.tasks.spawn(async move { _ = task.await });
     }
@@ -235,6 +248,15 @@ struct Process {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     serve::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+/// What TLS needs, if it is wanted.
+fn tls(config: &Config) -> Result<Option<Arc<serve::Tls>>, StartError> {
+    let opened = config.limits.tls.clone().map(serve::Tls::open).transpose();
+    opened.map(|tls| tls.map(Arc::new)).map_err(|mistakes| {
+        let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        StartError::Configuration(mistakes.join("; "))
+    })
 }
 
 fn tell_supervisor(state: sd_notify::NotifyState<'_>) {

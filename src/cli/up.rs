@@ -78,7 +78,8 @@ fn announce(ready: &Ready) {
     println!("warren {} is up, {}", env!("CARGO_PKG_VERSION"), ready.engine);
     println!("  health  http://{}/readyz", ready.admin);
     if let Some(gateway) = ready.gateway {
-        println!("  jobs    http://{gateway}/v1/jobs/{{kind}}");
-        println!("  try     curl -s --json '{{\"work_ms\": 100}}' http://{gateway}/v1/jobs/warren.probe");
+        let gateway = format!("{}://{gateway}", if ready.tls { "https" } else { "http" });
+        println!("  jobs    {gateway}/v1/jobs/{{kind}}");
+        println!("  try     curl -s --json '{{\"work_ms\": 100}}' {gateway}/v1/jobs/warren.probe");
     }
 }

@@ -6,6 +6,7 @@
 mod events;
 mod keys;
 mod layers;
+mod limits;
 mod sources;
 
 use std::{
@@ -28,6 +29,7 @@ pub use self::{
     events::{Events, Unrouted},
     keys::Access,
     layers::{Mistake, parse_duration},
+    limits::{Limits, TlsFiles},
     sources::{Scheme, Secret as SourceSecret, Source},
 };
 use crate::{
@@ -49,6 +51,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where jobs come in.
     pub gateway_listen: SocketAddr,
+    /// What those who connect to it may do, and with which certificate.
+    pub limits: Limits,
     /// Who may do what.
     pub access: Access,
     /// Where health and metrics are, if it is said.
@@ -223,6 +227,12 @@ impl Config {
             );
             wrong("gateway.assume_no_keys", problem);
         }
+        if let Some(Err(mistakes)) = self.limits.tls.as_ref().map(TlsFiles::load) {
+            problems.extend(mistakes);
+        }
+        let mut wrong = |setting: &str, problem: String| {
+            problems.push(Mistake { origin: "all in all".into(), setting: setting.into(), problem });
+        };
         if let Err(error) = telemetry::filter(&self.log_level) {
             wrong("log.level", error.to_string());
         }
@@ -273,6 +283,7 @@ fn read(layers: &mut Layers) -> Config {
     Config {
         data_dir: layers.text(&["data_dir"]).map(|(text, _)| PathBuf::from(text)).unwrap_or_default(),
         gateway_listen: address(layers, &["gateway", "listen"]).unwrap_or(NOWHERE),
+        limits: limits::read(layers),
         access: keys::access(layers),
         admin_listen: address(layers, &["admin", "listen"]),
         servers: servers(layers),

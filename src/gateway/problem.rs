@@ -130,7 +130,7 @@ impl Problem {
     /// A request that would take more memory, or more of anything else, than there is now.
     pub fn overloaded() -> Self {
         let detail = "too much is under way here for now; nothing was accepted. Repeat the request a little later";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).after(Duration::from_secs(1)).closing()
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).after(Duration::from_secs(1))
     }
 
     /// The same, of one item among many.
@@ -199,6 +199,14 @@ impl Problem {
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "the body breaks the rules of its kind")
         };
         match rejected {
+            // Of a body that says one thing twice nobody knows which is meant: it is no body, whatever its kind.
+            Rejected::Decode(DecodeError::Unfit(problems))
+                if problems.problems().iter().any(|problem| problem.code == "duplicate_key") =>
+            {
+                let detail = "the body has a key twice: say each thing once";
+                let (status, code) = (StatusCode::BAD_REQUEST, "duplicate_key");
+                Self { status, code, detail: detail.to_owned(), ..invalid(problems) }
+            }
             Rejected::Invalid(problems) | Rejected::Decode(DecodeError::Unfit(problems)) => invalid(problems),
             Rejected::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", rejected.to_string()),
             Rejected::Decode(error) => {
@@ -207,6 +215,7 @@ impl Problem {
                     DecodeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
                     DecodeError::TooDeep => (StatusCode::BAD_REQUEST, "too_deep"),
                     DecodeError::NotAMap => (StatusCode::UNPROCESSABLE_ENTITY, "not_a_map"),
+                    DecodeError::BadText { .. } => (StatusCode::BAD_REQUEST, "bad_encoding"),
                     DecodeError::Malformed { .. } if format == Format::Json => {
                         (StatusCode::BAD_REQUEST, "invalid_json")
                     }
@@ -250,9 +259,9 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let request_id = request_id();
+impl Problem {
+    /// Its body.
+    fn body(&self, request_id: &str) -> Vec<u8> {
         let body = ProblemBody {
             kind: format!("urn:warren:problem:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Problem"),
@@ -262,11 +271,32 @@ impl IntoResponse for Problem {
             message: self.message.then_some(self.detail.as_str()),
             errors: &self.errors,
             job: self.job,
-            request_id: &request_id,
+            request_id,
         };
         // Text, numbers and lists of them: it cannot fail.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The whole answer as HTTP/1.1 has it, where there is no request that it could be the response to. The connection
+    /// is to be closed after it.
+    pub(super) fn to_http1(&self) -> Vec<u8> {
+        let request_id = request_id();
+        let body = self.body(&request_id);
+        let retry = self.retry_after.map_or(String::new(), |pause| format!("retry-after: {}\r\n", pause.as_secs()));
+        let head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nx-request-id: {request_id}\r\n\
+             {retry}connection: close\r\n\r\n",
+            self.status,
+            body.len()
+        );
+        [head.as_bytes(), &body].concat()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let request_id = request_id();
+        let mut response = Response::new(Body::from(self.body(&request_id)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem::Problem;
+use crate::telemetry::SHED;
 
 /// How many bytes are held in all.
 const ALL: usize = 64 << 20;
@@ -31,7 +32,10 @@ impl Room {
         }
         if wanted > held {
             let more = u32::try_from(wanted - held).ok().and_then(|more| ROOM.try_acquire_many(more).ok());
-            let more = more.ok_or_else(Problem::overloaded)?;
+            let more = more.ok_or_else(|| {
+                metrics::counter!(SHED, "reason" => "memory").increment(1);
+                Problem::overloaded().closing()
+            })?;
             match &mut self.permit {
                 Some(permit) => permit.merge(more),
                 none => *none = Some(more),

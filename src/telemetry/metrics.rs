@@ -1,7 +1,7 @@
 //! The names of everything that is counted, and the handles that hot paths hold.
 //!
 //! A name is a promise to dashboards and alerts, so it stands here once, with its sentence. Labels are `kind`,
-//! `outcome`, `state`, `role` and `source`: never a job's id, a tenant or an error's text.
+//! `outcome`, `state`, `reason`, `listener`, `role` and `source`: never a job's id, a tenant or an error's text.
 
 use std::sync::Arc;
 
@@ -52,6 +52,10 @@ pub const LOST_THREADS: &str = "warren_lost_threads_total";
 pub const KEPT: &str = "warren_kept_total";
 /// Rows that the pruner stripped or removed.
 pub const PRUNED: &str = "warren_pruned_total";
+/// Connections that are open, by listener.
+pub const CONNECTIONS: &str = "warren_connections";
+/// Connections and requests that were turned away because there were too many, by reason.
+pub const SHED: &str = "warren_shed_total";
 /// 1, with the version as its label.
 pub const BUILD_INFO: &str = "warren_build_info";
 
@@ -82,6 +86,8 @@ pub(super) fn describe() {
     describe_counter!(LOST_THREADS, "Threads that a job had not given back when its time was up");
     describe_counter!(KEPT, "Messages that the broker could not deliver, and that were kept");
     describe_counter!(PRUNED, "Rows that the pruner stripped or removed");
+    describe_gauge!(CONNECTIONS, "Connections that are open");
+    describe_counter!(SHED, "Connections and requests that were turned away because there were too many");
     describe_gauge!(BUILD_INFO, "1, with the version as its label");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }

@@ -311,10 +311,10 @@ async fn what_is_no_event_gets_its_own_answer_and_nothing_is_taken() {
         (&avro, text(event("1")), 415, "unsupported_content_type"),
         (structured, Vec::new(), 400, "empty_body"),
         (structured, b"{".to_vec(), 400, "invalid_json"),
-        (structured, b"{\"id\":\"\xff\"}".to_vec(), 400, "invalid_json"),
-        (structured, b"{\"id\":\"\\ud800\"}".to_vec(), 400, "invalid_json"),
+        (structured, b"{\"id\":\"\xff\"}".to_vec(), 400, "bad_encoding"),
+        (structured, b"{\"id\":\"\\ud800\"}".to_vec(), 400, "bad_encoding"),
         (structured, b"[]".to_vec(), 422, "not_a_map"),
-        (structured, b"{\"id\":\"1\",\"id\":\"2\"}".to_vec(), 422, "invalid_event"),
+        (structured, b"{\"id\":\"1\",\"id\":\"2\"}".to_vec(), 400, "duplicate_key"),
         (structured, deep, 400, "too_deep"),
         (structured, long, 413, "too_large"),
         (structured, text(json!({})), 422, "invalid_event"),
@@ -343,7 +343,7 @@ async fn what_is_no_event_gets_its_own_answer_and_nothing_is_taken() {
         (&bad_escape, Vec::new(), 422, "invalid_event"),
         (&version, Vec::new(), 422, "invalid_event"),
         (&json_body, b"{\"a\":".to_vec(), 400, "invalid_json"),
-        (&json_body, b"{\"a\":1,\"a\":2}".to_vec(), 422, "invalid_body"),
+        (&json_body, b"{\"a\":1,\"a\":2}".to_vec(), 400, "duplicate_key"),
         (&json_body, b"{\"a\":18446744073709551616}".to_vec(), 422, "invalid_body"),
     ];
     for (headers, body, status, code) in cases {

@@ -200,10 +200,36 @@ fn broken_json_is_told_with_its_place() {
     let (offset, detail) = place(b"{\"id\": 1,\n \"lines\" 2}");
     assert_eq!(offset, 19);
     assert!(detail.contains("line 2 column 10"), "{detail}");
-    place(b"{\"id\": \"\\ud800\"}");
-    place(b"{\"id\": \"\xff\"}");
     place(b"{\"id\": 1");
-    place(b"{\"lines\": [{\"cents\": 1e999}]}");
+}
+
+#[test]
+fn characters_that_are_none_are_told_with_their_place() {
+    // U+1F600 as a pair; then what is half of one, or no UTF-8 at all.
+    for (text, at) in [
+        (&b"{\"id\": \"\\ud83d\\ude00\\ud800\"}"[..], 20),
+        (b"{\"id\": \"\\\\\\udc00\\ud800\"}", 10),
+        (b"{\"id\": \"\\ud800\\u0041\"}", 8),
+        (b"{\"id\": \"a\xff\"}", 9),
+    ] {
+        match codec::from_json::<Order>(text) {
+            Err(DecodeError::BadText { offset, .. }) => assert_eq!(offset, at, "{}", text.escape_ascii()),
+            other => panic!("{}: {other:?}", text.escape_ascii()),
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_told_with_their_place() {
+    for number in ["1e999", "-1e400", "NaN", "Infinity", "-Infinity"] {
+        let text = format!("{{\"lines\": [{{\"cents\": {number}}}]}}");
+        assert_eq!(problem(&text), ("/lines/0/cents".into(), "bad_number".into()), "{number}");
+    }
+    // What only looks like one is no JSON.
+    for word in ["Nan", "none", "-x", "+1"] {
+        let read = codec::from_json::<Order>(format!("{{\"id\": {word}}}").as_bytes());
+        assert!(matches!(read, Err(DecodeError::Malformed { .. })), "{word}: {read:?}");
+    }
 }
 
 #[test]
@@ -254,7 +280,11 @@ fn any_json_is_read_as_strictly_as_a_body() {
             other => panic!("{text}: {other:?}"),
         }
     }
-    for text in ["{", "{} {}", "\"\\ud800\"", "1e999", "NaN"] {
+    assert!(matches!(codec::any_json(b"\"\\ud800\""), Err(DecodeError::BadText { offset: 1, .. })));
+    for text in ["1e999", "NaN"] {
+        assert!(matches!(codec::any_json(text.as_bytes()), Err(DecodeError::Unfit(_))), "{text}");
+    }
+    for text in ["{", "{} {}"] {
         assert!(matches!(codec::any_json(text.as_bytes()), Err(DecodeError::Malformed { .. })), "{text}");
     }
 }

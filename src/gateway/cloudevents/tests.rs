@@ -248,7 +248,7 @@ fn data_is_read_by_its_content_type() {
     assert_eq!(read(None, b"\xff"), Data::Bytes(vec![255]));
     assert_eq!(read(Some("application/json"), b""), Data::None);
     for (bytes, code) in
-        [(&b"{\"a\":1,\"a\":2}"[..], "invalid_body"), (b"{", "invalid_json"), (b"\xff", "invalid_json")]
+        [(&b"{\"a\":1,\"a\":2}"[..], "duplicate_key"), (b"{", "invalid_json"), (b"\xff", "bad_encoding")]
     {
         let problem = Data::read(Some("application/json"), bytes).expect_err("it is none");
         assert_eq!(problem.code(), code);

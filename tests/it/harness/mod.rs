@@ -10,3 +10,4 @@ pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod scale;
 pub(crate) mod wait;
+pub(crate) mod wire;

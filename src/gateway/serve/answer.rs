@@ -1,0 +1,130 @@
+//! From a request to its answer: what every request is checked for, whatever it is about.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{Router, body::Body as AnyBody, response::IntoResponse as _};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    service::Service as _,
+};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    super::problem::Problem,
+    MAX_FIELDS, MAX_URL_BYTES, Peer,
+    phase::Phase,
+    wire::{large_head, long_url},
+};
+use crate::telemetry::SHED;
+
+/// Answers the requests of one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Answers {
+    pub(super) router: Router,
+    pub(super) peer: SocketAddr,
+    pub(super) phase: Arc<Phase>,
+    /// How many requests may still be under way, over all connections.
+    pub(super) requests: Arc<Semaphore>,
+}
+
+impl Answers {
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
+        let contradicts = self.phase.begin(request.version());
+        let permit = self.requests.try_acquire_owned().ok();
+        let is_full = permit.is_none();
+        let turn = Arc::new(Turn { phase: self.phase, _permit: permit });
+        let url = request.uri().path_and_query().map_or(0, |url| url.as_str().len());
+        let problem = if contradicts {
+            Some(two_lengths())
+        } else if url > MAX_URL_BYTES {
+            Some(long_url())
+        } else if request.headers().len() > MAX_FIELDS {
+            Some(large_head())
+        } else if is_full {
+            metrics::counter!(SHED, "reason" => "requests").increment(1);
+            Some(Problem::overloaded())
+        } else {
+            None
+        };
+        let mut request = request.map(|body| {
+            let unread = !body.is_end_stream();
+            AnyBody::new(Watched { body, turn: turn.clone(), unread })
+        });
+        let response = if let Some(problem) = problem {
+            drop(request);
+            problem.into_response()
+        } else {
+            request.extensions_mut().insert(Peer(self.peer));
+            let Ok(response) = TowerToHyperService::new(self.router).call(request).await;
+            response
+        };
+        Ok(response.map(|body| AnyBody::new(Watched { body, turn, unread: false })))
+    }
+}
+
+fn two_lengths() -> Problem {
+    let detail = "the request has both a Content-Length and a Transfer-Encoding: send one of them";
+    Problem::new(StatusCode::BAD_REQUEST, "two_lengths", detail).closing()
+}
+
+/// A request that is under way, until both its body and that of its answer are done with.
+#[derive(Debug)]
+struct Turn {
+    phase: Arc<Phase>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.phase.end();
+    }
+}
+
+/// A body whose end is noted.
+struct Watched<B> {
+    body: B,
+    turn: Arc<Turn>,
+    /// More of it is to be expected, and it matters.
+    unread: bool,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.unread = false;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Watched<B> {
+    fn drop(&mut self) {
+        if self.unread {
+            self.turn.phase.give_up_rest();
+        }
+    }
+}
