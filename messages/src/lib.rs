@@ -5,9 +5,11 @@
 //! may. This crate knows neither brokers nor workers nor stores: a producer can depend on it alone.
 
 pub mod codec;
+pub mod field;
 pub mod invalid;
 pub mod json;
 pub mod message;
+pub mod schema;
 
 mod bytes;
 pub mod probe;

@@ -9,13 +9,16 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
-use warren_messages::{DecodeError, EncodeError, Invalid, Message, codec};
+use warren_messages::{DecodeError, EncodeError, Invalid, Message, Problem, codec};
 use warren_workers::{
     Context, Disposition, Job, Policy, WorkError as _, Worker,
     context::{Control, Emission},
 };
 
-use crate::job::{BadName, Failure, Kind, Micros, Tenant};
+use crate::{
+    job::{BadName, Failure, Kind, Micros, Tenant},
+    schema::Schema,
+};
 
 /// The kinds that this build knows.
 #[derive(Clone, Default)]
@@ -71,7 +74,8 @@ impl Registry {
         if !problems.is_empty() {
             return Err(RegisterError::Policy { kind, problems });
         }
-        let registered = Registered { policy, handler: Arc::new(Typed { worker }) };
+        let schema = Schema::new(&kind, W::Message::VERSION, warren_messages::schema::of::<W::Message>);
+        let registered = Registered { policy, handler: Arc::new(Typed { worker, schema }) };
         if self.kinds.insert(kind.clone(), registered).is_some() {
             return Err(RegisterError::Twice(kind));
         }
@@ -190,26 +194,29 @@ pub enum Performed {
 
 /// A worker without its types.
 pub trait Handler: Send + Sync {
-    /// Reads, checks and encodes a body that comes in. `with_digest` asks for the digest of its canonical JSON.
+    /// Reads, checks and encodes a body that comes in. `with_digest` asks for the digest of its canonical JSON. What is
+    /// refused is told with every problem that can be found.
     fn accept(&self, format: Format, body: &[u8], with_digest: bool) -> Result<Accepted, Rejected>;
 
     /// One attempt. Does not guard against panics.
     fn perform(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Performed> + Send>>;
 
     /// The JSON Schema of the layout that this build writes.
-    fn schema(&self) -> Value;
+    fn schema(&self) -> &Schema;
 }
 
 struct Typed<W> {
     worker: W,
+    schema: Schema,
 }
 
 impl<W: Worker> Handler for Typed<W> {
     fn accept(&self, format: Format, body: &[u8], with_digest: bool) -> Result<Accepted, Rejected> {
         let message: W::Message = match format {
-            Format::Json => codec::from_json(body)?,
-            Format::MessagePack => codec::decode(W::Message::VERSION, body)?,
-        };
+            Format::Json => codec::from_json(body),
+            Format::MessagePack => codec::decode(W::Message::VERSION, body),
+        }
+        .map_err(|error| every_problem::<W::Message>(&self.schema, format, body, error))?;
         message.validate().map_err(Rejected::Invalid)?;
         let body = codec::encode(&message).map_err(|_| Rejected::TooLarge)?;
         let digest = if with_digest {
@@ -257,8 +264,47 @@ impl<W: Worker> Handler for Typed<W> {
         })
     }
 
-    fn schema(&self) -> Value {
-        schemars::schema_for!(W::Message).into()
+    fn schema(&self) -> &Schema {
+        &self.schema
+    }
+}
+
+/// A typed reader stops at the first problem; this is the way back, which only a body takes that is refused.
+fn every_problem<M: Message>(schema: &Schema, format: Format, body: &[u8], error: DecodeError) -> DecodeError {
+    let DecodeError::Unfit(first) = error else { return error };
+    let value = match format {
+        Format::Json => serde_json::from_slice(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok(),
+        Format::MessagePack => codec::to_json(body).ok(),
+    };
+    // What is no JSON value at all, such as a number that is none, is what the reader has said.
+    let Some(mut value) = value else { return DecodeError::Unfit(first) };
+    let problems = schema.problems(&value);
+    if problems.is_empty() {
+        return DecodeError::Unfit(first);
+    }
+    // Fields that nobody knows do not keep the others from being judged by the kind's own rules.
+    if problems.iter().all(|problem| problem.code == "unknown_field") {
+        for problem in &problems {
+            remove(&mut value, &problem.pointer);
+        }
+    }
+    let further = serde_json::from_value::<M>(value).ok().and_then(|message| message.validate().err());
+    let mut all = Invalid::default();
+    let seen_by_schema = |pointer: &str| problems.iter().any(|problem| problem.pointer == pointer);
+    // What only the text shows: a key that is given twice, an integer that would be rounded.
+    let first = first.problems().iter().filter(|problem| !seen_by_schema(&problem.pointer));
+    let further = further.iter().flat_map(Invalid::problems);
+    for Problem { pointer, code, detail } in first.chain(&problems).chain(further) {
+        all.add(pointer.clone(), code.clone(), detail.clone());
+    }
+    DecodeError::Unfit(all)
+}
+
+/// Takes a field out of the map that it stands in.
+fn remove(value: &mut Value, pointer: &str) {
+    let Some((around, name)) = pointer.rsplit_once('/') else { return };
+    if let Some(Value::Object(map)) = value.pointer_mut(around) {
+        map.remove(&name.replace("~1", "/").replace("~0", "~"));
     }
 }
 

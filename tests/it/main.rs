@@ -21,5 +21,6 @@ mod outages;
 mod poison;
 mod processes;
 mod runtime;
+mod schemas;
 mod waiting;
 mod webhooks;
