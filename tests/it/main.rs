@@ -22,5 +22,6 @@ mod poison;
 mod processes;
 mod runtime;
 mod schemas;
+mod selfdescription;
 mod waiting;
 mod webhooks;
