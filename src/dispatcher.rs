@@ -21,7 +21,7 @@ use crate::{
     job::{Kind, chain},
     retry::{self, Reconnect},
     store::{Claim, Claimed, Due, StoreError},
-    telemetry::{PUBLISH_ERRORS, PUBLISHED, SCHEDULE_LAG},
+    telemetry::SCHEDULE_LAG,
 };
 
 /// How many jobs are claimed at once.
@@ -137,24 +137,18 @@ impl Dispatcher {
                 Ok(()) => {
                     self.refused.remove(&kind);
                     outcome.published.push((id, run));
-                    metrics::counter!(PUBLISHED, "kind" => kind.to_string()).increment(1);
                     metrics::histogram!(SCHEDULE_LAG, "kind" => kind.to_string()).record(late.as_secs_f64());
                 }
-                Err(error) => {
-                    metrics::counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
-                    match error {
-                        // Whether it was taken is not known. The lease tells: if it was, it is soon terminal or
-                        // running, and if not, it is claimed again.
-                        PublishError::OutcomeUnknown => {}
-                        PublishError::Refused | PublishError::Stuck => {
-                            self.leave_alone(kind);
-                            outcome.not_published.push(id);
-                        }
-                        _ => {
-                            outcome.broker_away = true;
-                            outcome.not_published.push(id);
-                        }
-                    }
+                // Whether it was taken is not known. The lease tells: if it was, it is soon terminal or running, and if
+                // not, it is claimed again.
+                Err(PublishError::OutcomeUnknown) => {}
+                Err(PublishError::Refused | PublishError::Stuck) => {
+                    self.leave_alone(kind);
+                    outcome.not_published.push(id);
+                }
+                Err(_) => {
+                    outcome.broker_away = true;
+                    outcome.not_published.push(id);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use warren::{cli, config::Config, runtime::registry::Registry};
-use warren_workers::{probe, webhook};
+use warren_workers::{analytics, event, probe, webhook};
 
 fn main() -> ExitCode {
     cli::main(workers)
@@ -11,5 +11,9 @@ fn main() -> ExitCode {
 
 /// Every kind of job that this build performs.
 fn workers(config: &Config) -> anyhow::Result<Registry> {
-    Ok(Registry::default().register(probe::Probe)?.register(webhook::Deliver::new(config.webhook.clone())?)?)
+    Ok(Registry::default()
+        .register(event::Keep)?
+        .register(analytics::Keep)?
+        .register(probe::Probe)?
+        .register(webhook::Deliver::new(config.webhook.clone())?)?)
 }

@@ -111,23 +111,39 @@ pub fn decode<M: Message>(version: u16, body: &[u8]) -> Result<M, DecodeError> {
 /// Decodes today's layout from JSON text, the way in from HTTP.
 pub fn from_json<M: Message>(text: &[u8]) -> Result<M, DecodeError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    check_size(text)?;
-    match scan_json(text) {
-        Found::Nothing => {}
-        Found::TooDeep => return Err(DecodeError::TooDeep),
-        Found::LongInteger => return Err(long_integer(text)),
-    }
+    check_json(text)?;
     // A derived struct also takes an array of its fields in order; a body does not.
     if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         return Err(DecodeError::NotAMap);
     }
+    read_json(text)
+}
+
+/// Any JSON text, read as strictly as a body.
+pub fn any_json(text: &[u8]) -> Result<Json, DecodeError> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    check_json(text)?;
+    read_json(text)
+}
+
+/// What a reader of JSON text would not tell.
+fn check_json(text: &[u8]) -> Result<(), DecodeError> {
+    check_size(text)?;
+    match scan_json(text) {
+        Found::Nothing => Ok(()),
+        Found::TooDeep => Err(DecodeError::TooDeep),
+        Found::LongInteger => Err(long_integer(text)),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, DecodeError> {
     serde_json::from_slice(text).map_err(|error| {
         // A typed reader stops at the first field that does not fit; whether the rest is JSON at all is asked first.
         let error = serde_json::from_slice::<IgnoredAny>(text).err().unwrap_or(error);
         if error.is_data() {
             // Only a reader that keeps the path can say where; it costs too much to be the one that always runs.
             let mut reader = serde_json::Deserializer::from_slice(text);
-            match serde_path_to_error::deserialize::<_, M>(&mut reader) {
+            match serde_path_to_error::deserialize::<_, T>(&mut reader) {
                 Err(error) => unfit(&error),
                 Ok(_) => DecodeError::Unfit(Invalid::from_serde(String::new(), &error)),
             }

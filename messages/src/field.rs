@@ -6,7 +6,7 @@
 
 use std::{any::type_name, fmt, marker::PhantomData};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date};
 use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned, IntoDeserializer as _, Unexpected},
@@ -86,9 +86,9 @@ pub fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
     Ok(Option::<Read>::deserialize(deserializer)?.map(|Read(at)| at))
 }
 
-/// How an instant is written: RFC 3339 in its strict form, from the year 1000 to 8999, to the nanosecond, without leap
+/// How an instant is written: RFC 3339 in its strict form, from the year 1 to 9999, to the nanosecond, without leap
 /// seconds.
-pub const INSTANT: &str = "^[1-8][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\
+pub const INSTANT: &str = "^([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\
                            (\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
 struct Instant;
@@ -101,12 +101,22 @@ impl de::Visitor<'_> for Instant {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
-        let at = if is_written_as_instant(text) { text.parse().ok() } else { None };
+        let at = is_written_as_instant(text).then(|| read_instant(text)).flatten();
         at.ok_or_else(|| E::invalid_value(Unexpected::Other("other text"), &self))
     }
 }
 
-/// Whether text reads as [`INSTANT`] says. What is beyond the calendar is for jiff to tell.
+/// Reads what is written as an instant; `None` on a day that is not in the calendar. What stands at either end for "always"
+/// or "never" is brought to where it can be held and written again: an offset may lead out of these years, and jiff's own end
+/// is a day before that of 9999.
+fn read_instant(text: &str) -> Option<Timestamp> {
+    /// 0001-01-01T00:00:00Z
+    const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+    text[..10].parse::<Date>().ok()?;
+    Some(text.parse().unwrap_or(Timestamp::MAX).max(FIRST))
+}
+
+/// Whether text reads as [`INSTANT`] says. Which days there are is for the calendar to tell.
 fn is_written_as_instant(text: &str) -> bool {
     // `#` stands for a digit.
     let follows = |text: &str, form: &str| {
@@ -140,7 +150,7 @@ fn is_written_as_instant(text: &str) -> bool {
         }
     };
     offset_is_one
-        && (b'1'..=b'8').contains(&text.as_bytes()[0])
+        && !text.starts_with("0000")
         && up_to(&text[11..13], 23)
         && up_to(&text[14..16], 59)
         && up_to(&text[17..19], 59)

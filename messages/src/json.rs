@@ -3,10 +3,10 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, btree_map::Entry},
-    fmt,
+    fmt, io,
 };
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Number, Value};
 
@@ -179,15 +179,87 @@ impl<'de> de::Visitor<'de> for Strict {
         Ok(items.into())
     }
 
-    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            if map.contains_key(&key) {
-                return Err(de::Error::custom(format_args!("duplicate key `{key}`")));
-            }
-            let Json(value) = entries.next_value()?;
-            map.insert(key, value);
+    fn visit_map<A: de::MapAccess<'de>>(self, entries: A) -> Result<Value, A::Error> {
+        members(entries).map(Value::Object)
+    }
+}
+
+fn members<'de, A: de::MapAccess<'de>>(mut entries: A) -> Result<Map<String, Value>, A::Error> {
+    let mut map = Map::new();
+    while let Some(key) = entries.next_key::<String>()? {
+        if map.contains_key(&key) {
+            return Err(de::Error::custom(format_args!("duplicate key `{key}`")));
         }
-        Ok(map.into())
+        let Json(value) = entries.next_value()?;
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+/// Any JSON object, read as strictly as [`Json`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Object(pub Map<String, Value>);
+
+impl Object {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many bytes it takes as compact JSON.
+    pub fn json_bytes(&self) -> usize {
+        let mut count = Count(0);
+        // A map with text for keys, written to what takes everything: it cannot fail.
+        _ = serde_json::to_writer(&mut count, &self.0);
+        count.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Members).map(Self)
+    }
+}
+
+impl JsonSchema for Object {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Object".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object" })
+    }
+}
+
+struct Members;
+
+impl<'de> de::Visitor<'de> for Members {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        members(entries)
+    }
+}
+
+/// Counts what is written to it.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

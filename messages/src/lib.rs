@@ -11,7 +11,9 @@ pub mod json;
 pub mod message;
 pub mod schema;
 
+pub mod analytics;
 mod bytes;
+pub mod event;
 pub mod probe;
 pub mod webhook;
 
@@ -19,6 +21,6 @@ pub use crate::{
     bytes::Bytes,
     codec::{DecodeError, EncodeError},
     invalid::{Invalid, Problem},
-    json::Json,
+    json::{Json, Object},
     message::Message,
 };

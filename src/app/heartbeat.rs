@@ -1,69 +1,19 @@
 //! What a process tells of itself: that it lives, what it runs, and how much it has published.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use uuid::Uuid;
 
-use super::Roles;
+use super::{Roles, published::Counted};
 use crate::{
-    broker::{Outgoing, Publish, PublishError},
-    job::{Kind, chain},
+    job::chain,
     store::{Instance, Store, Work},
 };
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(5);
-
-/// A way in that counts what goes through it, for the kinds that it knows.
-pub(super) struct Counted {
-    inner: Arc<dyn Publish>,
-    counts: BTreeMap<Kind, AtomicU64>,
-}
-
-impl Counted {
-    pub(super) fn new(inner: Arc<dyn Publish>, kinds: &[Kind]) -> Self {
-        Self { inner, counts: kinds.iter().map(|kind| (kind.clone(), AtomicU64::new(0))).collect() }
-    }
-
-    fn take(&self) -> Vec<(Kind, u64)> {
-        let counts = self.counts.iter().map(|(kind, count)| (kind.clone(), count.swap(0, Relaxed)));
-        counts.filter(|(_, count)| *count > 0).collect()
-    }
-
-    fn add(&self, kind: &Kind, more: u64) {
-        if let Some(count) = self.counts.get(kind) {
-            count.fetch_add(more, Relaxed);
-        }
-    }
-}
-
-#[async_trait]
-impl Publish for Counted {
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        let kind = job.envelope.kind.clone();
-        self.inner.publish(job).await?;
-        self.add(&kind, 1);
-        Ok(())
-    }
-
-    fn health(&self) -> Result<(), String> {
-        self.inner.health()
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.inner.is_blocked()
-    }
-}
 
 /// One process's signs of life.
 pub(super) struct Heart {
@@ -106,9 +56,7 @@ impl Heart {
             && let Err(error) = self.store.count_published(&counts).await
         {
             debug!(error = chain(&error), "cannot count what was published; it is counted later");
-            for (kind, count) in &counts {
-                published.add(kind, *count);
-            }
+            published.give_back(&counts);
         }
     }
 }

@@ -8,6 +8,7 @@ mod engine;
 mod establish;
 mod heartbeat;
 mod ids;
+mod published;
 mod queues;
 mod up;
 

@@ -8,12 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{
-    Engine, StartError,
-    engine::WayIn,
-    establish,
-    heartbeat::{Counted, Heart},
-};
+use super::{Engine, StartError, engine::WayIn, establish, heartbeat::Heart, published::Counted};
 use crate::{
     admin::{self, Admin},
     broker::{Leftovers, Observe, Publish, Subscribe},
@@ -156,6 +151,7 @@ pub async fn up(
             broker: publish.clone(),
             store: store.clone(),
             minter: minter.clone(),
+            sources: config.sources,
             remembered: longest_unkeyed(&registry, config.retention),
         });
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));

@@ -90,6 +90,11 @@ impl Layers {
         self.mistakes.push(Mistake { origin: origin.to_owned(), setting: setting.to_owned(), problem: problem.into() });
     }
 
+    /// Whether anybody says anything of it.
+    pub(super) fn is_set(&self, path: &[&str]) -> bool {
+        self.settings.keys().any(|key| key == path)
+    }
+
     fn take(&mut self, path: &[&str]) -> Option<(Value, String)> {
         let path: Path = path.iter().map(ToString::to_string).collect();
         self.settings.remove(&path)

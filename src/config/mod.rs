@@ -4,6 +4,7 @@
 //! never printed, not even a wrong one.
 
 mod layers;
+mod sources;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,10 @@ use warren_workers::{
 };
 
 use self::layers::Layers;
-pub use self::layers::{Mistake, parse_duration};
+pub use self::{
+    layers::{Mistake, parse_duration},
+    sources::{Scheme, Secret as SourceSecret, Source},
+};
 use crate::{
     broker::rabbitmq::{self, AmqpUrl},
     id,
@@ -63,6 +67,8 @@ pub struct Config {
     pub webhook: webhook::Settings,
     /// How kinds are run, where it differs from what their workers say.
     pub kinds: BTreeMap<String, KindSettings>,
+    /// Where signed webhooks come in from.
+    pub sources: BTreeMap<String, Source>,
     /// What is logged.
     pub log_level: String,
     /// How.
@@ -279,6 +285,7 @@ fn read(layers: &mut Layers) -> Config {
         },
         webhook: webhook(layers),
         kinds: kinds(layers),
+        sources: sources::read(layers),
         log_level: layers.text(&["log", "level"]).map(|(level, _)| level).unwrap_or_default(),
         log_format: layers.parsed(&["log", "format"]).unwrap_or(LogFormat::Auto),
     }

@@ -3,7 +3,7 @@
 //! Read, submitted and answered piece by piece: the request is never held whole, and of the answer only what a client has
 //! not read yet. Every item is answered for itself, in order, and a bad one spoils no other.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     body::Body,
@@ -12,7 +12,6 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{future::join_all, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
-use http_body_util::BodyExt as _;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -22,8 +21,10 @@ use warren_messages::{codec::MAX_BYTES, invalid::without_values};
 
 use super::{
     Gateway,
+    body::Incoming,
     problem::{Item as ProblemItem, Problem},
     request,
+    room::Room,
     submit::{Name, Submission, Submitted},
 };
 use crate::{
@@ -37,8 +38,8 @@ const MOST: usize = 100_000;
 const LONGEST: usize = MAX_BYTES + 4096;
 /// How many are submitted at once.
 const AT_ONCE: usize = 500;
-/// How long the next piece of a request may take.
-const PIECE: Duration = Duration::from_secs(30);
+/// How long a request may be, unpacked.
+const WHOLE: usize = 256 << 20;
 
 /// One job of many.
 #[derive(Deserialize, JsonSchema)]
@@ -281,7 +282,8 @@ impl Gateway {
             tenant,
             layout,
             splitter: Splitter::new(layout),
-            body,
+            body: Incoming::streamed(headers, body, WHOLE)?,
+            room: Room::default(),
             count: 0,
             keys: HashSet::new(),
         };
@@ -313,7 +315,9 @@ struct Batch {
     tenant: Tenant,
     layout: Layout,
     splitter: Splitter,
-    body: Body,
+    body: Incoming,
+    /// For what is read and not submitted yet.
+    room: Room,
     count: usize,
     keys: HashSet<(String, String)>,
 }
@@ -326,19 +330,11 @@ impl Batch {
     async fn next(&mut self) -> Result<Option<Read>, Problem> {
         let mut items = Vec::new();
         while items.is_empty() {
-            let end = match tokio::time::timeout(PIECE, self.body.frame()).await {
-                Err(_) => Err(Problem::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "slow_body",
-                    format!("the next piece of the body did not come in within {} s", PIECE.as_secs()),
-                )),
-                Ok(Some(Err(error))) => {
-                    Err(Problem::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}")))
+            let end = match self.body.next().await {
+                Ok(Some(data)) => {
+                    let held = self.room.hold(self.splitter.buffer.len() + data.len());
+                    held.and_then(|()| self.splitter.push(&data, &mut items))
                 }
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.splitter.push(&data, &mut items),
-                    Err(_) => Ok(()),
-                },
                 Ok(None) => {
                     let end = self.splitter.end(&mut items);
                     return match (end, items.is_empty()) {
@@ -347,6 +343,7 @@ impl Batch {
                         (end, _) => Ok(Some((items, end))),
                     };
                 }
+                Err(problem) => Err(problem),
             };
             match end {
                 Ok(()) => {}
@@ -379,8 +376,15 @@ impl Batch {
                     *(if taken { &mut accepted } else { &mut refused }) += 1;
                     self.write(&mut text, &verdict);
                 }
-                if answer.send(std::mem::take(&mut text).into()).is_err() {
+                let mut room = Room::default();
+                let overloaded = room.hold(text.len()).err();
+                if answer.send(room.around(std::mem::take(&mut text))).is_err() {
                     return;
+                }
+                // What was taken is told, and then there is an end.
+                if let Some(problem) = overloaded {
+                    end = Err(problem);
+                    break;
                 }
             }
             if let Err(problem) = end {

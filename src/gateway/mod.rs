@@ -5,9 +5,13 @@
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
 mod batch;
+mod body;
 mod caller;
 mod describe;
 mod docs;
+mod event;
+mod gunzip;
+mod hooks;
 mod jobs;
 mod openapi;
 mod operation;
@@ -15,12 +19,14 @@ mod page;
 pub mod problem;
 mod recent;
 mod request;
+mod room;
 pub mod serve;
 pub mod status;
 pub mod submit;
+mod tracking;
 mod wait;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -35,6 +41,7 @@ use warren_messages::codec::MAX_BYTES;
 
 use self::{
     caller::Caller,
+    hooks::Hooks,
     operation::Operation,
     page::Page,
     problem::Problem,
@@ -46,6 +53,7 @@ use self::{
 };
 use crate::{
     broker::Publish,
+    config::Source,
     id::Minter,
     job::{Kind, Micros, State},
     runtime::registry::Registry,
@@ -59,6 +67,7 @@ pub struct Gateway {
     store: Arc<dyn Store>,
     minter: Arc<Minter>,
     recent: Recent,
+    hooks: Hooks,
     waiters: Waiters,
     /// How long a job without a key is remembered.
     remembered: Micros,
@@ -76,6 +85,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// Makes ids.
     pub minter: Arc<Minter>,
+    /// Where signed webhooks come in from, by name.
+    pub sources: BTreeMap<String, Source>,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -83,11 +94,21 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, remembered } = parts;
+        let Parts { registry, broker, store, minter, sources, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
         let description = Page::json("application/json", &openapi::document(&operations(), &registry));
-        Self { registry, broker, store, minter, recent: Recent::default(), waiters, remembered, description }
+        Self {
+            registry,
+            broker,
+            store,
+            minter,
+            recent: Recent::default(),
+            hooks: Hooks::new(sources),
+            waiters,
+            remembered,
+            description,
+        }
     }
 
     /// Its routes.
@@ -98,7 +119,10 @@ impl Gateway {
 
 /// Everything that it offers, in the order in which it is described.
 fn operations() -> Vec<Operation> {
-    [jobs::operations(), describe::operations(), docs::operations()].into_iter().flatten().collect()
+    [jobs::operations(), hooks::operations(), tracking::operations(), describe::operations(), docs::operations()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn router() -> Router<Arc<Gateway>> {
@@ -129,7 +153,7 @@ async fn submit_one(
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
     let wait = request::prefer_wait(headers)?;
     let body = request::read_body(headers, body, MAX_BYTES).await?;
-    let submission = Submission {
+    let checked = gateway.check(Submission {
         tenant: caller.tenant.clone(),
         kind: &kind,
         format,
@@ -138,8 +162,10 @@ async fn submit_one(
         when,
         source: None,
         trace: request::trace(headers),
-    };
-    let Submitted { id, kind, state, replayed, late } = gateway.submit(submission).await?;
+    })?;
+    // They share the connection's buffer, which hyper can use again for the next request only if nobody holds it.
+    drop((head, body));
+    let Submitted { id, kind, state, replayed, late } = gateway.take(checked).await?;
     let ended = match wait {
         Some(at_most) => gateway.ended(&caller.tenant, id, at_most).await,
         None => None,
@@ -222,7 +248,8 @@ mod tests {
         let is_ours = |piece: &&str| piece.starts_with('/') && !piece.contains("__private");
         let routed: BTreeSet<_> = routes.split('"').filter(is_ours).map(str::to_owned).collect();
         let operations = operations();
-        let described: BTreeSet<_> = operations.iter().map(|operation| operation.path.to_owned()).collect();
+        let described: BTreeSet<_> =
+            operations.iter().flat_map(|it| it.also.iter().chain([&it.path])).map(|path| (*path).to_owned()).collect();
         assert!(described.contains("/v1/jobs/{kind_or_id}"), "{described:?}");
         assert_eq!(routed, described, "give it an operation, as gateway/operation.rs says");
         let ids: BTreeSet<_> = operations.iter().map(|operation| operation.id).collect();

@@ -36,6 +36,8 @@ pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// What the operations on jobs are listed under.
 pub(super) const JOBS: &str = "Jobs";
+/// What the operations are listed under by which events come in.
+pub(super) const EVENTS: &str = "Events";
 /// What the operations about the gateway itself are listed under.
 pub(super) const ABOUT: &str = "About";
 
@@ -46,6 +48,8 @@ pub(super) struct Operation {
     pub(super) path: &'static str,
     /// The same, as it is shown: one path may be routed under another name for its parameter.
     pub(super) shown: &'static str,
+    /// Where it is routed too, and not shown.
+    pub(super) also: Vec<&'static str>,
     pub(super) id: &'static str,
     pub(super) tag: &'static str,
     pub(super) summary: &'static str,
@@ -148,13 +152,19 @@ impl Operation {
         summary: &'static str,
         route: MethodRouter<Arc<Gateway>>,
     ) -> Self {
-        let (parameters, takes, answers) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { method, path, shown: path, id, tag, summary, text: "", parameters, takes, answers, route }
+        let (also, parameters, takes, answers) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        Self { method, path, shown: path, also, id, tag, summary, text: "", parameters, takes, answers, route }
     }
 
     /// Shown under another path than it is routed under.
     pub(super) fn shown_at(self, shown: &'static str) -> Self {
         Self { shown, ..self }
+    }
+
+    /// Routed under another path too, for senders that write it so.
+    pub(super) fn also(mut self, path: &'static str) -> Self {
+        self.also.push(path);
+        self
     }
 
     /// More than its summary says.
@@ -217,6 +227,8 @@ impl Operation {
             let answer = self.answers.entry(*status).or_default();
             answer.text = match status {
                 400 => "The request cannot be read.",
+                401 => "It is not known who sends it, or it is not signed as it must be.",
+                403 => "Whoever sends it may not do this.",
                 404 => "There is no such thing, or it is not this caller's.",
                 408 => "The request did not come in in time.",
                 409 => "It contradicts what was accepted before, or comes too late.",
@@ -224,6 +236,7 @@ impl Operation {
                 413 => "It is longer than what is taken.",
                 415 => "Another content type is needed.",
                 422 => "It can be read and breaks a rule. Every problem that can be found is listed.",
+                429 => "Too many requests.",
                 503 => "Not accepted, or with the code `outcome_unknown`: not known. Send it again.",
                 507 => "Not accepted: the disk is full.",
                 _ => "A problem.",
@@ -239,5 +252,7 @@ impl Operation {
 
 /// The router of these operations.
 pub(super) fn router(operations: Vec<Operation>) -> Router<Arc<Gateway>> {
-    operations.into_iter().fold(Router::new(), |router, operation| router.route(operation.path, operation.route))
+    operations.into_iter().fold(Router::new(), |router, Operation { path, also, route, .. }| {
+        also.into_iter().fold(router, |router, path| router.route(path, route.clone())).route(path, route)
+    })
 }

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -38,7 +38,10 @@ pub struct Problem {
     retry_after: Option<Duration>,
     /// What else the answer says.
     job: Option<uuid::Uuid>,
+    headers: Option<Box<HeaderMap>>,
     close: bool,
+    /// The sentence stands there a second time, as `message`.
+    message: bool,
 }
 
 /// A problem of one item among many.
@@ -64,6 +67,8 @@ struct ProblemBody<'a> {
     status: u16,
     code: &'a str,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldProblem],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,10 +81,18 @@ pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<ProblemBody>()
 }
 
+impl Item {
+    /// Its code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
 impl Problem {
     /// A problem with a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after: None, job: None, close: false }
+        let (retry_after, job, headers, detail) = (None, None, None, detail.into());
+        Self { status, code, detail, errors: Vec::new(), retry_after, job, headers, close: false, message: false }
     }
 
     /// One problem of one field or header.
@@ -94,6 +107,19 @@ impl Problem {
         Self { close: true, ..self }
     }
 
+    /// The same, with a header of its own.
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().append(name, value);
+        self
+    }
+
+    /// A request that would take more memory, or more of anything else, than there is now.
+    pub fn overloaded() -> Self {
+        let detail = "too much is under way here for now; nothing was accepted. Repeat the request a little later";
+        let overloaded = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        Self { retry_after: Some(Duration::from_secs(1)), ..overloaded }.closing()
+    }
+
     /// The same, of one item among many.
     pub fn item(self) -> Item {
         let Self { status, code, detail, errors, job, .. } = self;
@@ -103,6 +129,31 @@ impl Problem {
     /// The same once more.
     pub fn again(&self) -> Self {
         Self { errors: self.errors.clone(), ..Self::new(self.status, self.code, self.detail.clone()) }
+    }
+
+    /// The same, for a client that looks for its sentence under `message`.
+    pub(super) fn with_message(self) -> Self {
+        Self { message: true, ..self }
+    }
+
+    /// The same, to be tried again after this long.
+    pub(super) fn retry_after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+
+    /// The same as a `503`, for clients that try again after no other status.
+    pub(super) fn unavailable(self) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..self }
+    }
+
+    /// Its code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// After how long the same may be taken.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The same, about a job.
@@ -177,6 +228,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             code: self.code,
             detail: &self.detail,
+            message: self.message.then_some(self.detail.as_str()),
             errors: &self.errors,
             job: self.job,
             request_id: &request_id,
@@ -193,6 +245,7 @@ impl IntoResponse for Problem {
         if let Some(pause) = self.retry_after {
             headers.insert(RETRY_AFTER, pause.as_secs().into());
         }
+        headers.extend(self.headers.into_iter().flat_map(|more| *more));
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -4,18 +4,15 @@ use std::time::Duration;
 
 use axum::{body::Body, extract::FromRequestParts};
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::{
+    body::Incoming,
     problem::Problem,
     submit::{FURTHEST, When},
 };
 use crate::{config::parse_duration, job::Trace, runtime::registry::Format};
-
-/// How long a body may take to come in.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What stands in the path, once it is decoded.
 pub(super) struct Path<T>(pub(super) T);
@@ -35,23 +32,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     }
 }
 
-/// Reads a body, but no more than so many bytes of it.
-pub(super) async fn read_body(_: &HeaderMap, body: Body, at_most: usize) -> Result<bytes::Bytes, Problem> {
-    let read = Limited::new(body, at_most).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body is longer than {at_most} bytes, the most that is taken");
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).closing())
-        }
-        Ok(Err(error)) => {
-            Err(Problem::new(StatusCode::BAD_REQUEST, "broken_body", format!("the body broke off: {error}")).closing())
-        }
-        Err(_) => {
-            let detail = format!("the body did not come in within {} s", BODY_TIMEOUT.as_secs());
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail).closing())
-        }
-    }
+/// Reads a body whole, but no more than so many bytes of it, neither as it comes in nor unpacked.
+pub(super) async fn read_body(headers: &HeaderMap, body: Body, at_most: usize) -> Result<bytes::Bytes, Problem> {
+    Incoming::whole(headers, body, at_most)?.collect().await
 }
 
 /// The format that a request names. None is JSON.

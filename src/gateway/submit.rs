@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     Gateway,
     problem::{OUTCOME_UNKNOWN, Problem, STORE_UNAVAILABLE},
+    room::Room,
 };
 use crate::{
     broker::{Outgoing, PublishError},
@@ -17,7 +18,7 @@ use crate::{
     nearest::{did_you_mean, shorten},
     runtime::registry::{Accepted, Format},
     store::{Known, StoreError},
-    telemetry::{IDEMPOTENT_HITS, PUBLISH_CONFIRM, PUBLISH_ERRORS, PUBLISHED},
+    telemetry::IDEMPOTENT_HITS,
 };
 
 /// The furthest that a job may lie ahead.
@@ -90,9 +91,24 @@ pub struct Submitted {
     pub late: bool,
 }
 
+/// A job that was found to be one of its kind, and has its id.
+#[derive(Debug)]
+pub(super) struct Checked {
+    envelope: Envelope,
+    body: Vec<u8>,
+    due: Option<Due>,
+    submitted: Submitted,
+}
+
 impl Gateway {
     /// Accepts a job: `Ok` only when it is durable.
     pub async fn submit(&self, submission: Submission<'_>) -> Result<Submitted, Problem> {
+        let checked = self.check(submission)?;
+        self.take(checked).await
+    }
+
+    /// Checks a job and names it. Nothing is taken yet.
+    pub(super) fn check(&self, submission: Submission<'_>) -> Result<Checked, Problem> {
         let Some((kind, registered)) = self.registry.get(submission.kind) else {
             return Err(self.unknown_kind(submission.kind));
         };
@@ -114,11 +130,6 @@ impl Gateway {
         };
         let state = if due.is_some() { State::Scheduled } else { State::Queued };
         let submitted = Submitted { id, kind: kind.clone(), state, replayed: false, late };
-        if let Key::Digest(digest) = key
-            && let Some(before) = self.recent.digest(id)
-        {
-            return repeated(submitted, before == digest);
-        }
         let envelope = Envelope {
             tenant,
             source: submission.source,
@@ -126,6 +137,21 @@ impl Gateway {
             trace: submission.trace,
             ..Envelope::new(id, kind.clone(), version, now)
         };
+        Ok(Checked { envelope, body, due, submitted })
+    }
+
+    /// Takes a job that was checked: `Ok` only when it is durable.
+    pub(super) async fn take(&self, checked: Checked) -> Result<Submitted, Problem> {
+        let Checked { envelope, body, due, submitted } = checked;
+        // The request may be let go by now; what waits for the broker is bounded all the same.
+        let mut room = Room::default();
+        room.hold(body.len())?;
+        let (id, key) = (envelope.id, envelope.key);
+        if let Key::Digest(digest) = key
+            && let Some(before) = self.recent.digest(id)
+        {
+            return repeated(submitted, before == digest);
+        }
         let submitted = match due {
             None => self.publish(envelope, body, submitted).await?,
             Some(due) => self.schedule(NewJob { envelope, body, due, parent: None }, submitted).await?,
@@ -137,17 +163,13 @@ impl Gateway {
     }
 
     async fn publish(&self, envelope: Envelope, body: Vec<u8>, submitted: Submitted) -> Result<Submitted, Problem> {
-        let began = std::time::Instant::now();
         crash_point!("gateway: not published");
         match self.broker.publish(Outgoing { envelope, body }).await {
             Ok(()) => {
                 crash_point!("gateway: confirmed, not answered");
-                metrics::counter!(PUBLISHED, "kind" => submitted.kind.to_string()).increment(1);
-                metrics::histogram!(PUBLISH_CONFIRM).record(began.elapsed().as_secs_f64());
                 Ok(submitted)
             }
             Err(error) => {
-                metrics::counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
                 let problem = Problem::publish(&error);
                 // Its id leaves the gateway only where the job may have been accepted.
                 let unknown = error == PublishError::OutcomeUnknown;

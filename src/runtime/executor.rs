@@ -8,6 +8,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
+    iter,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -392,8 +393,8 @@ impl Executor {
             let mut receipts: Vec<Vec<Receipt>> = vec![Vec::new(); executor.lines().len()];
             let mut inflight = lock(&executor.inflight);
             for key in keys {
-                let Some(Released { copies, conflict, behind }) = inflight.leave(key) else { continue };
-                for copy in copies {
+                let Some(Released { first, more, conflict, behind }) = inflight.leave(key) else { continue };
+                for copy in iter::once(first).chain(more) {
                     receipts[copy.line].push(copy.receipt);
                 }
                 if conflict {
@@ -477,8 +478,9 @@ impl Executor {
         drop(state);
         let count = unstarted.len();
         for ready in unstarted {
-            let Some(Released { copies, behind, .. }) = lock(&self.inflight).leave(ready.key()) else { continue };
-            for copy in copies.into_iter().chain(behind.into_iter().map(|(_, copy)| copy)) {
+            let released = lock(&self.inflight).leave(ready.key());
+            let Some(Released { first, more, behind, .. }) = released else { continue };
+            for copy in iter::once(first).chain(more).chain(behind.into_iter().map(|(_, copy)| copy)) {
                 self.lines()[copy.line].give_back(&[copy.receipt]);
             }
         }

@@ -52,7 +52,9 @@ pub(super) enum Entered {
 
 /// What is to be settled of one job.
 pub(super) struct Released {
-    pub(super) copies: Vec<Copy>,
+    pub(super) first: Copy,
+    /// Hardly ever any.
+    pub(super) more: Vec<Copy>,
     pub(super) conflict: bool,
     /// What now comes first.
     pub(super) behind: Vec<(Ready, Copy)>,
@@ -101,9 +103,8 @@ impl InFlight {
 
     /// Lets a job go, with everything that is to be settled with it.
     pub(super) fn leave(&mut self, key: RunKey) -> Option<Released> {
-        let Held { first, mut more, conflict, behind, .. } = self.jobs.remove(&key)?;
-        more.push(first);
-        Some(Released { copies: more, conflict, behind })
+        let Held { first, more, conflict, behind, .. } = self.jobs.remove(&key)?;
+        Some(Released { first, more, conflict, behind })
     }
 
     /// How many jobs are held.

@@ -1,7 +1,7 @@
 //! The names of everything that is counted, and the handles that hot paths hold.
 //!
 //! A name is a promise to dashboards and alerts, so it stands here once, with its sentence. Labels are `kind`,
-//! `outcome`, `state` and `role`: never a job's id, a tenant or an error's text.
+//! `outcome`, `state`, `role` and `source`: never a job's id, a tenant or an error's text.
 
 use std::sync::Arc;
 
@@ -20,6 +20,10 @@ pub const PUBLISH_ERRORS: &str = "warren_publish_errors_total";
 pub const FENCED: &str = "warren_fenced_total";
 /// Requests that repeated a job under its key.
 pub const IDEMPOTENT_HITS: &str = "warren_idempotent_hits_total";
+/// Webhooks that came in, by source and outcome.
+pub const HOOKS: &str = "warren_hooks_received_total";
+/// Events of SDKs that were refused in an answer which served the others, by reason.
+pub const EVENTS_REFUSED: &str = "warren_events_refused_total";
 /// From a job's acceptance to its first start.
 pub const QUEUE_WAIT: &str = "warren_queue_wait_seconds";
 /// From the start of an attempt to its end.
@@ -60,6 +64,8 @@ pub(super) fn describe() {
     describe_counter!(PUBLISH_ERRORS, "Publishes that were not confirmed");
     describe_counter!(FENCED, "Completions whose job had moved on, so that nothing was recorded");
     describe_counter!(IDEMPOTENT_HITS, "Requests that repeated a job under its key");
+    describe_counter!(HOOKS, "Webhooks that came in, by source and what became of them");
+    describe_counter!(EVENTS_REFUSED, "Events of SDKs that were refused, by why");
     describe_histogram!(QUEUE_WAIT, Unit::Seconds, "From a job's acceptance to its first start");
     describe_histogram!(EXECUTION, Unit::Seconds, "From the start of an attempt to its end");
     describe_histogram!(PUBLISH_CONFIRM, Unit::Seconds, "From a publish to its confirm");

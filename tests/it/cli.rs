@@ -106,7 +106,7 @@ fn every_mistake_in_the_configuration_is_reported_at_once() {
         }
     }
     let right = Installation::embedded("").run(&["config", "check", "-o", "json"]);
-    assert_eq!(right.json()["kinds"], json!(["warren.probe", "webhook.deliver"]));
+    assert_eq!(right.json()["kinds"], json!(["analytics.event", "warren.probe", "webhook.deliver"]));
 }
 
 #[test]

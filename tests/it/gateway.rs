@@ -27,7 +27,7 @@ fn open() -> (Installation, Up, Http) {
 }
 
 /// Everything that was ever taken: every job has a row in the end.
-fn jobs(installation: &Installation) -> Vec<Value> {
+pub(crate) fn jobs(installation: &Installation) -> Vec<Value> {
     let mut jobs = Vec::new();
     for state in ["succeeded", "dead", "scheduled", "retrying", "queued"] {
         let listed = installation.run(&["job", "list", "--state", state, "--limit", "10000", "-o", "json"]).json();
@@ -59,7 +59,7 @@ async fn a_job_is_taken_in_both_formats_and_its_place_is_told() {
     let (status, _) = parts(http.post("/v1/jobs/warren.probe").body("{}").send().await.unwrap()).await;
     assert_eq!(status, 202);
     let (status, index) = parts(http.get("/").send().await.unwrap()).await;
-    assert_eq!((status, index["kinds"].clone()), (200, json!(["warren.probe", "webhook.deliver"])));
+    assert_eq!((status, index["kinds"].clone()), (200, json!(["analytics.event", "warren.probe", "webhook.deliver"])));
 }
 
 /// Path, headers, body; status and code.

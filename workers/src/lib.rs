@@ -9,6 +9,8 @@ pub mod policy;
 pub mod testing;
 pub mod worker;
 
+pub mod analytics;
+pub mod event;
 pub mod probe;
 pub mod webhook;
 

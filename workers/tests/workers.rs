@@ -1,5 +1,7 @@
 //! The workers that warren brings, each with no queue behind it.
 
+#[path = "workers/analytics.rs"]
+mod analytics;
 #[path = "workers/guard.rs"]
 mod guard;
 #[path = "workers/probe.rs"]

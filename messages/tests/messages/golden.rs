@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use warren_messages::{Message, codec, probe::Probe, webhook::Deliver};
+use warren_messages::{Message, analytics::Event, codec, probe::Probe, webhook::Deliver};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -40,6 +40,12 @@ fn a_probe_reads_and_writes_what_another_client_does() {
     reads_and_writes::<Probe>("warren.probe.empty.v1");
 }
 
+#[test]
+fn an_event_reads_and_writes_what_another_client_does() {
+    reads_and_writes::<Event>("analytics.event.v1");
+    reads_and_writes::<Event>("analytics.event.least.v1");
+}
+
 fn schema_is_frozen<M: Message>() {
     let schema = serde_json::to_string_pretty(&warren_messages::schema::of::<M>()).expect("JSON") + "\n";
     let name = format!("{}.v{}.schema.json", M::KIND, M::VERSION);
@@ -53,6 +59,7 @@ fn schema_is_frozen<M: Message>() {
 
 #[test]
 fn a_published_schema_does_not_change() {
+    schema_is_frozen::<Event>();
     schema_is_frozen::<Deliver>();
     schema_is_frozen::<Probe>();
 }

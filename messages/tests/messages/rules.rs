@@ -1,7 +1,7 @@
 //! What messages allow beyond their types, every problem at once.
 
 use serde_json::{Value, json};
-use warren_messages::{Message, codec, probe::Probe, webhook::Deliver};
+use warren_messages::{Message, analytics::Event, codec, probe::Probe, webhook::Deliver};
 
 fn problems<M: Message>(body: Value) -> Vec<(String, String)> {
     let message: M = codec::from_json(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{body}: {error:?}"));
@@ -114,4 +114,58 @@ fn a_probe_stays_within_what_an_output_can_carry() {
     let body = json!({ "payload_bytes": 700_001, "work_ms": 600_001, "fail_attempts": 101 });
     let pointers: Vec<_> = problems::<Probe>(body).into_iter().map(|(pointer, _)| pointer).collect();
     assert_eq!(pointers, ["/payload_bytes", "/work_ms", "/fail_attempts"]);
+}
+
+fn event(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
+    let mut body =
+        json!({ "call": "track", "event": "e", "user_id": "u1", "ts": "2026-03-01T10:00:00Z", "message_id": "m" });
+    change(&mut body);
+    problems::<Event>(body)
+}
+
+#[test]
+fn an_event_has_somebody_who_did_it() {
+    assert_eq!(event(|_| {}), []);
+    let remove = |body: &mut Value| _ = body.as_object_mut().map(|body| body.remove("user_id"));
+    assert_eq!(event(remove), one("", "one_of"));
+    assert_eq!(
+        event(|body| {
+            remove(body);
+            body["anonymous_id"] = json!("a1");
+        }),
+        []
+    );
+}
+
+#[test]
+fn an_event_says_32_kilobytes_of_itself_and_no_more() {
+    // {"a":""} is 8 bytes, and what JSON has to escape counts as it is written.
+    for (text, fits) in [
+        ("x".repeat(32 * 1024 - 8), true),
+        ("x".repeat(32 * 1024 - 7), false),
+        ("\"".repeat(16 * 1024 - 4), true),
+        ("\"".repeat(16 * 1024 - 3), false),
+        ("Ω".repeat(16 * 1024 - 4), true),
+        ("Ω".repeat(16 * 1024 - 3), false),
+    ] {
+        for field in ["props", "ctx"] {
+            let pointer = format!("/{field}");
+            let expected = if fits { vec![] } else { one(&pointer, "too_large") };
+            assert_eq!(event(|body| body[field] = json!({ "a": text })), expected, "{field} {}", text.len());
+        }
+    }
+}
+
+#[test]
+fn every_problem_of_an_event_is_reported_at_once() {
+    let long = "x".repeat(1025);
+    let found = event(|body| {
+        *body = json!({
+            "call": "group", "event": "", "category": "", "user_id": long, "anonymous_id": "", "previous_id": long,
+            "group_id": "", "ts": "2026-03-01T10:00:00Z", "message_id": "x".repeat(256),
+        });
+    });
+    let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    let expected = ["/event", "/category", "/user_id", "/anonymous_id", "/previous_id", "/group_id", "/message_id"];
+    assert_eq!(pointers, expected);
 }

@@ -219,7 +219,7 @@ impl Owner {
                         continue;
                     }
                     let number = ledger.wrote(now, job.envelope.kind.clone(), answer);
-                    confirms.push(send(channel, &self.exchange, job, number));
+                    confirms.push(send(channel, self.exchange.clone(), job, number));
                 }
             }
             let blocked = matches!(&*self.state.borrow(), LinkState::Blocked(..));
@@ -229,17 +229,20 @@ impl Owner {
             let alarm = self.impatient_at().into_iter().chain(late).chain(silent).min();
             tokio::select! {
                 biased;
-                Some((number, confirmed)) = confirms.next() => {
+                Some(first) = confirms.next() => {
                     heard_at = Instant::now();
                     confirmed_at = heard_at;
-                    let answer = ledger.confirmed(number);
-                    match self.verdict(channel, confirmed) {
-                        Ok(answered) => {
-                            pauses.reset();
-                            _ = answer.map(|answer| answer.send(answered));
+                    // The broker confirms many at once.
+                    let mut next = Some(first);
+                    while let Some((number, confirmed)) = next {
+                        let answer = ledger.confirmed(number);
+                        match self.verdict(channel, confirmed) {
+                            Ok(answered) => _ = answer.map(|answer| answer.send(answered)),
+                            Err(end) => return end,
                         }
-                        Err(end) => return end,
+                        next = confirms.next().now_or_never().flatten();
                     }
+                    pauses.reset();
                 }
                 count = self.line.recv_many(&mut gathered, BURST), if self.waiting.len() < BURST => {
                     if count == 0 {
@@ -307,25 +310,22 @@ impl Owner {
 }
 
 /// Publishes one job and waits for its confirm.
-fn send(
+async fn send(
     channel: &Channel,
-    exchange: &ShortString,
+    exchange: ShortString,
     Outgoing { envelope, body }: Outgoing,
     number: u64,
-) -> impl Future<Output = (u64, lapin::Result<Confirmation>)> + use<> {
-    let (channel, exchange) = (channel.clone(), exchange.clone());
-    async move {
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let (key, properties) = (envelope.kind.as_str().into(), envelope::properties(&envelope));
-        let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
-            Ok(confirm) => {
-                crash_point!("broker: published, not confirmed");
-                confirm.await
-            }
-            Err(error) => Err(error),
-        };
-        (number, confirmed)
-    }
+) -> (u64, lapin::Result<Confirmation>) {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let (key, properties) = (envelope.kind.as_str().into(), envelope::properties(&envelope));
+    let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
+        Ok(confirm) => {
+            crash_point!("broker: published, not confirmed");
+            confirm.await
+        }
+        Err(error) => Err(error),
+    };
+    (number, confirmed)
 }
 
 /// Whether a channel answers a question that costs nothing. One whose queues hang does; one whose connection hangs does

@@ -1,0 +1,89 @@
+//! Counts what is published, whoever publishes it: for metrics, and for the age of what waits.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use metrics::{Counter, counter, histogram};
+
+use crate::{
+    broker::{Outgoing, Publish, PublishError},
+    job::Kind,
+    telemetry::{PUBLISH_CONFIRM, PUBLISH_ERRORS, PUBLISHED, Timer},
+};
+
+/// A way in that counts what goes through it.
+pub(super) struct Counted {
+    inner: Arc<dyn Publish>,
+    /// Of the kinds that this build knows; looking a metric up by its name costs more than counting.
+    kinds: BTreeMap<Kind, Count>,
+    confirm: Timer,
+}
+
+struct Count {
+    since_taken: AtomicU64,
+    published: Counter,
+}
+
+impl Counted {
+    pub(super) fn new(inner: Arc<dyn Publish>, kinds: &[Kind]) -> Self {
+        let count = |kind: &Kind| Count { since_taken: AtomicU64::new(0), published: published(kind) };
+        let kinds = kinds.iter().map(|kind| (kind.clone(), count(kind))).collect();
+        Self { inner, kinds, confirm: Timer::new(histogram!(PUBLISH_CONFIRM)) }
+    }
+
+    /// How many of each kind were published since it was last asked.
+    pub(super) fn take(&self) -> Vec<(Kind, u64)> {
+        self.confirm.flush();
+        let counts = self.kinds.iter().map(|(kind, count)| (kind.clone(), count.since_taken.swap(0, Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Gives back what was taken and could not be used.
+    pub(super) fn give_back(&self, counts: &[(Kind, u64)]) {
+        for (kind, taken) in counts {
+            if let Some(count) = self.kinds.get(kind) {
+                count.since_taken.fetch_add(*taken, Relaxed);
+            }
+        }
+    }
+}
+
+fn published(kind: &Kind) -> Counter {
+    counter!(PUBLISHED, "kind" => kind.to_string())
+}
+
+#[async_trait]
+impl Publish for Counted {
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        let (kind, began) = (job.envelope.kind.clone(), Instant::now());
+        if let Err(error) = self.inner.publish(job).await {
+            counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
+            return Err(error);
+        }
+        match self.kinds.get(&kind) {
+            Some(count) => {
+                count.since_taken.fetch_add(1, Relaxed);
+                count.published.increment(1);
+            }
+            // A row may be of a kind that only other builds know.
+            None => published(&kind).increment(1),
+        }
+        self.confirm.record(began.elapsed());
+        Ok(())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.inner.health()
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.inner.is_blocked()
+    }
+}
