@@ -21,6 +21,7 @@ pub mod keeper;
 pub mod nearest;
 pub mod pruner;
 pub mod retry;
+pub mod route;
 pub mod runtime;
 pub mod schema;
 pub mod shutdown;

@@ -10,6 +10,7 @@ mod heartbeat;
 mod ids;
 mod published;
 mod queues;
+mod routes;
 mod up;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use self::{
     establish::{Checked, establish},
     ids::{Ids, generate as generate_ids, to_toml as ids_to_toml},
     queues::{QueueView, queues},
+    routes::check_routes,
     up::{Ready, Roles, up},
 };
 use crate::{broker::rabbitmq::topology::TopologyError, sqlite::OpenError, store::MigrateError, telemetry};

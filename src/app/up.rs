@@ -152,6 +152,7 @@ pub async fn up(
             store: store.clone(),
             minter: minter.clone(),
             sources: config.sources,
+            events: config.events.clone(),
             remembered: longest_unkeyed(&registry, config.retention),
         });
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));

@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::failure::Failure;
 use crate::{
+    app,
     config::{Config, Flags, Mistake},
     nearest::did_you_mean,
     runtime::registry::Registry,
@@ -148,6 +149,7 @@ impl Ask {
             };
             mistakes.push(Mistake { origin: "all in all".into(), setting: format!("kind.{name}"), problem });
         }
+        mistakes.extend(app::check_routes(&config.events, &registry));
         Ok((registry, mistakes))
     }
 }

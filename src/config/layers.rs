@@ -55,6 +55,10 @@ impl Layers {
         for (key, value) in table {
             path.push(key);
             match value {
+                // Further up an empty table says nothing; so deep down it is a value within a template.
+                Value::Table(table) if table.is_empty() && path.len() > 2 => {
+                    self.lay(path.clone(), Value::Table(table), origin);
+                }
                 Value::Table(table) => self.add_table(origin, path, table),
                 value => self.lay(path.clone(), value, origin),
             }
@@ -114,6 +118,34 @@ impl Layers {
                 None
             }
         }
+    }
+
+    /// A text that must be there. `what` is to tell what it is for.
+    pub(super) fn required(&mut self, path: &[&str], what: &str) -> Option<(String, String)> {
+        match self.take(path) {
+            Some((Value::String(text), origin)) if !text.is_empty() => return Some((text, origin)),
+            Some((Value::String(_), origin)) => self.wrong(path, &origin, format!("is empty: {what}")),
+            Some((_, origin)) => self.wrong(path, &origin, "must be text, in quotes"),
+            None => self.mistake("all in all", &path.join("."), format!("is missing: {what}")),
+        }
+        None
+    }
+
+    /// Whatever stands at or under a path, and where the first of it was said.
+    pub(super) fn subtree(&mut self, path: &[&str]) -> Option<(Value, String)> {
+        let under: Vec<Path> = self
+            .settings
+            .keys()
+            .filter(|key| key.len() >= path.len() && key.iter().zip(path).all(|(part, wanted)| part == wanted))
+            .cloned()
+            .collect();
+        let mut found: Option<(Value, String)> = None;
+        for key in under {
+            let Some((value, origin)) = self.settings.remove(&key) else { continue };
+            let (root, _) = found.get_or_insert_with(|| (Value::Table(Table::new()), origin));
+            place(root, &key[path.len()..], value);
+        }
+        found
     }
 
     /// A text of some form. The error's own words must not repeat the text where it may be a secret.
@@ -230,6 +262,17 @@ impl Layers {
     /// The names of all settings that are there now.
     pub(super) fn known(&self) -> Vec<String> {
         self.settings.keys().map(|path| path.join(".")).collect()
+    }
+}
+
+/// Puts a value to its place in a tree. What stands in its way, from another layer, stays.
+fn place(root: &mut Value, path: &[String], value: Value) {
+    match (path, root) {
+        ([], root) => *root = value,
+        ([first, rest @ ..], Value::Table(table)) => {
+            place(table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new())), rest, value);
+        }
+        _ => {}
     }
 }
 

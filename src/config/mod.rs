@@ -3,6 +3,7 @@
 //! Owns the settings and their rules. Every mistake is reported at once, with the place where it was made; a secret is
 //! never printed, not even a wrong one.
 
+mod events;
 mod layers;
 mod sources;
 
@@ -23,6 +24,7 @@ use warren_workers::{
 
 use self::layers::Layers;
 pub use self::{
+    events::{Events, Unrouted},
     layers::{Mistake, parse_duration},
     sources::{Scheme, Secret as SourceSecret, Source},
 };
@@ -65,6 +67,8 @@ pub struct Config {
     pub retention: Retention,
     /// Outgoing webhooks.
     pub webhook: webhook::Settings,
+    /// Which events become which jobs.
+    pub events: Events,
     /// How kinds are run, where it differs from what their workers say.
     pub kinds: BTreeMap<String, KindSettings>,
     /// Where signed webhooks come in from.
@@ -284,6 +288,7 @@ fn read(layers: &mut Layers) -> Config {
             keyed: layers.duration(&["retention", "keyed"], DAY * 30..=YEAR * 10).unwrap_or(DAY * 30),
         },
         webhook: webhook(layers),
+        events: events::read(layers),
         kinds: kinds(layers),
         sources: sources::read(layers),
         log_level: layers.text(&["log", "level"]).map(|(level, _)| level).unwrap_or_default(),

@@ -3,24 +3,33 @@
 //! It promises that an event of which one job is refused becomes none, and that a repeat of an event is the same jobs:
 //! their ids come from the event's source and id and the name of the route. It must not know protocols.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
+use futures_util::future::join_all;
+use http::StatusCode;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
-use warren_messages::{Bytes, Json, Message as _, codec, event::Received};
+use warren_messages::{Bytes, Json, Message as _, Problem as FieldProblem, codec, event::Received};
 
 use super::{
     Gateway,
     caller::Caller,
-    problem::Problem,
-    submit::{Name, Submission, Submitted, When},
+    problem::{OUTCOME_UNKNOWN, Problem},
+    submit::{Checked, Name, Submission, Submitted, When},
 };
 use crate::{
+    config::Unrouted,
     job::{Kind, State, Trace},
+    route::Route,
     runtime::registry::{Format, Rejected},
 };
+
+/// The code of an answer to what is no event.
+pub(super) const INVALID_EVENT: &str = "invalid_event";
+/// As a keyed id's source: an event that a route took.
+const EVENT: &str = "event";
 
 /// An event, whatever protocol brought it.
 #[derive(Debug)]
@@ -83,7 +92,7 @@ impl Data {
 }
 
 /// What an event became.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Taken {
     /// At least one job.
     pub(super) jobs: Vec<TakenJob>,
@@ -98,6 +107,9 @@ pub(super) struct TakenJob {
     pub(super) kind: Kind,
     /// Where it stands.
     pub(super) state: State,
+    /// The route that made it; none for an event that was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) route: Option<String>,
 }
 
 impl Gateway {
@@ -109,21 +121,116 @@ impl Gateway {
         trace: Option<Box<Trace>>,
     ) -> Result<Taken, Problem> {
         let received = Received::from(event);
-        received.validate().map_err(|invalid| Problem::rejected(&Rejected::Invalid(invalid), Format::Json))?;
-        let body = codec::encode(&received).map_err(|_| Problem::rejected(&Rejected::TooLarge, Format::Json))?;
-        let submission = Submission {
-            tenant: caller.tenant.clone(),
-            kind: Received::KIND,
-            format: Format::MessagePack,
-            body: &body,
-            // Its message says by itself which event it is.
-            name: Name::None,
-            when: When::Now,
-            source: None,
-            trace,
+        received.validate().map_err(|invalid| {
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_EVENT, "the event breaks the rules");
+            problem.listing(invalid.problems().to_vec())
+        })?;
+        let takes = |route: &&Route| route.takes(&received.event_type, &received.source);
+        let routes: Vec<_> = self.events.routes.iter().filter(takes).collect();
+        let checked = if routes.is_empty() {
+            vec![(None, self.check_kept(caller, &received, trace)?)]
+        } else {
+            self.check_routed(caller, &routes, &received, trace.as_deref())?
         };
-        let Submitted { id, kind, state, .. } = self.submit(submission).await?;
-        Ok(Taken { jobs: vec![TakenJob { id, kind, state }] })
+        // Nothing was published so far, and nothing is refused from here on.
+        let all = checked.into_iter().map(async |(route, checked)| (route, self.take(checked).await));
+        let (mut jobs, mut problems) = (Vec::new(), Vec::new());
+        for (route, taken) in join_all(all).await {
+            match taken {
+                Ok(Submitted { id, kind, state, .. }) => jobs.push(TakenJob { id, kind, state, route }),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if problems.is_empty() { Ok(Taken { jobs }) } else { Err(unfinished(jobs.len(), problems)) }
+    }
+
+    fn check_kept(&self, caller: &Caller, event: &Received, trace: Option<Box<Trace>>) -> Result<Checked, Problem> {
+        if self.events.unrouted == Unrouted::Refuse || self.registry.get(Received::KIND).is_none() {
+            let detail = format!(
+                "no route takes an event of type `{}` from `{}`, and such events are not kept here",
+                event.event_type, event.source
+            );
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_route", detail));
+        }
+        let body = codec::encode(event).map_err(|_| Problem::rejected(&Rejected::TooLarge, Format::MessagePack))?;
+        // Its message says by itself which event it is.
+        self.check(submission(caller, Received::KIND, (Format::MessagePack, &body), Name::None, trace))
+    }
+
+    /// One job for each route, or everything for which there cannot be one.
+    fn check_routed(
+        &self,
+        caller: &Caller,
+        routes: &[&Route],
+        event: &Received,
+        trace: Option<&Trace>,
+    ) -> Result<Vec<(Option<String>, Checked)>, Problem> {
+        // Text, numbers and maps of them: it cannot fail.
+        let parts = serde_json::to_value(event).unwrap_or_default();
+        let (mut checked, mut errors) = (Vec::new(), Vec::new());
+        for route in routes {
+            let wrong = |pointer: &str, code: Cow<'static, str>, detail: String| {
+                let detail = format!("the route `{}`: {detail}", route.name);
+                FieldProblem { pointer: pointer.to_owned(), code, detail }
+            };
+            let body = match route.body(&parts) {
+                Ok(body) => body.to_string(),
+                Err(missing) => {
+                    errors.push(wrong(&missing.pointer, "missing_part".into(), missing.to_string()));
+                    continue;
+                }
+            };
+            // None of them holds a control character, so this is no other event's name.
+            let name = [&route.name, &event.source, &event.id].map(String::as_str).join("\n");
+            let name = Name::Given { by: EVENT, name: &name };
+            let body = (Format::Json, body.as_bytes());
+            match self.check(submission(caller, &route.kind, body, name, trace.cloned().map(Box::new))) {
+                Ok(job) => checked.push((Some(route.name.clone()), job)),
+                Err(problem) => errors.extend(problem.problems().into_iter().map(|problem| {
+                    let place = if problem.pointer.is_empty() { String::new() } else { problem.pointer + ": " };
+                    let detail = format!("its body is no {}: {place}{}", route.kind, problem.detail);
+                    wrong("", problem.code, detail)
+                })),
+            }
+        }
+        if errors.is_empty() {
+            return Ok(checked);
+        }
+        let detail = "a route takes this event and cannot make a job of it; nothing was accepted";
+        Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "route_failed", detail).listing(errors))
+    }
+}
+
+fn submission<'a>(
+    caller: &Caller,
+    kind: &'a str,
+    (format, body): (Format, &'a [u8]),
+    name: Name<'a>,
+    trace: Option<Box<Trace>>,
+) -> Submission<'a> {
+    let tenant = caller.tenant.clone();
+    Submission { tenant, kind, format, body, name, when: When::Now, source: None, trace }
+}
+
+/// What is answered when not every job could be published. Its sender is to repeat the event, which is harmless.
+fn unfinished(accepted: usize, problems: Vec<Problem>) -> Problem {
+    let all = accepted + problems.len();
+    let unknown = problems.iter().position(|problem| problem.code() == OUTCOME_UNKNOWN);
+    let Some(problem) = problems.into_iter().nth(unknown.unwrap_or(0)) else {
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, OUTCOME_UNKNOWN, "send the event again");
+    };
+    if unknown.is_some() {
+        let detail = "the broker did not confirm in time what becomes of this event; it may have been accepted. Send the \
+                      event again: with the same source and id it is the same";
+        problem.saying(OUTCOME_UNKNOWN, detail)
+    } else if accepted > 0 {
+        let detail = format!(
+            "{accepted} of the {all} jobs that this event becomes were accepted, the others were not. Send the event \
+             again: with the same source and id it becomes the same jobs"
+        );
+        problem.saying("partly_accepted", detail)
+    } else {
+        problem
     }
 }
 
@@ -137,5 +244,22 @@ impl From<Event<'_>> for Received {
         };
         let (event_type, source, id) = (event_type.to_owned(), source.to_owned(), id.to_owned());
         Self { event_type, source, id, time, headers, data, data_base64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::PublishError::{Busy, OutcomeUnknown, Refused, Unavailable};
+
+    #[test]
+    fn what_is_answered_says_of_no_job_that_it_was_refused_if_it_was_not() {
+        let answer = |accepted, errors: &[_]| unfinished(accepted, errors.iter().map(Problem::publish).collect());
+        assert_eq!(answer(0, &[Unavailable, Busy]).code(), "broker_unavailable");
+        assert_eq!(answer(1, &[Refused]).code(), "partly_accepted");
+        assert_eq!(answer(0, &[Unavailable, OutcomeUnknown]).code(), OUTCOME_UNKNOWN);
+        assert_eq!(answer(2, &[Busy, OutcomeUnknown]).code(), OUTCOME_UNKNOWN);
+        let detail = answer(2, &[Refused]).problems().remove(0).detail;
+        assert!(detail.starts_with("2 of the 3 jobs"), "{detail}");
     }
 }

@@ -7,6 +7,7 @@
 mod batch;
 mod body;
 mod caller;
+mod cloudevents;
 mod describe;
 mod docs;
 mod event;
@@ -53,7 +54,7 @@ use self::{
 };
 use crate::{
     broker::Publish,
-    config::Source,
+    config::{Events, Source},
     id::Minter,
     job::{Kind, Micros, State},
     runtime::registry::Registry,
@@ -69,6 +70,8 @@ pub struct Gateway {
     recent: Recent,
     hooks: Hooks,
     waiters: Waiters,
+    /// Which events become which jobs.
+    events: Events,
     /// How long a job without a key is remembered.
     remembered: Micros,
     /// What it says of itself.
@@ -87,6 +90,8 @@ pub struct Parts {
     pub minter: Arc<Minter>,
     /// Where signed webhooks come in from, by name.
     pub sources: BTreeMap<String, Source>,
+    /// Which events become which jobs.
+    pub events: Events,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -94,7 +99,7 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, sources, remembered } = parts;
+        let Parts { registry, broker, store, minter, sources, events, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
         let description = Page::json("application/json", &openapi::document(&operations(), &registry));
@@ -106,6 +111,7 @@ impl Gateway {
             recent: Recent::default(),
             hooks: Hooks::new(sources),
             waiters,
+            events,
             remembered,
             description,
         }
@@ -119,10 +125,17 @@ impl Gateway {
 
 /// Everything that it offers, in the order in which it is described.
 fn operations() -> Vec<Operation> {
-    [jobs::operations(), hooks::operations(), tracking::operations(), describe::operations(), docs::operations()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        jobs::operations(),
+        cloudevents::operations(),
+        hooks::operations(),
+        tracking::operations(),
+        describe::operations(),
+        docs::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn router() -> Router<Arc<Gateway>> {

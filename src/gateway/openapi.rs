@@ -114,7 +114,7 @@ impl Writer {
             })
             .collect();
         if !taken.is_empty() {
-            set("requestBody", json!({ "required": true, "content": taken }));
+            set("requestBody", json!({ "required": operation.needs_body, "content": taken }));
         }
         let mut answers = Map::new();
         for (status, answer) in &operation.answers {

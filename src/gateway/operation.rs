@@ -56,6 +56,7 @@ pub(super) struct Operation {
     pub(super) text: &'static str,
     pub(super) parameters: Vec<Parameter>,
     pub(super) takes: Vec<(&'static str, Takes)>,
+    pub(super) needs_body: bool,
     pub(super) answers: BTreeMap<u16, Answer>,
     route: MethodRouter<Arc<Gateway>>,
 }
@@ -153,7 +154,21 @@ impl Operation {
         route: MethodRouter<Arc<Gateway>>,
     ) -> Self {
         let (also, parameters, takes, answers) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
-        Self { method, path, shown: path, also, id, tag, summary, text: "", parameters, takes, answers, route }
+        Self {
+            method,
+            path,
+            shown: path,
+            also,
+            id,
+            tag,
+            summary,
+            text: "",
+            parameters,
+            takes,
+            needs_body: true,
+            answers,
+            route,
+        }
     }
 
     /// Shown under another path than it is routed under.
@@ -188,6 +203,11 @@ impl Operation {
     pub(super) fn takes_each_kind(mut self, media: &'static str) -> Self {
         self.takes.push((media, Takes::EachKind));
         self
+    }
+
+    /// What it takes may be left away.
+    pub(super) fn or_nothing(self) -> Self {
+        Self { needs_body: false, ..self }
     }
 
     /// Answers with JSON.

@@ -146,14 +146,37 @@ impl Problem {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..self }
     }
 
-    /// Its code.
-    pub(super) fn code(&self) -> &'static str {
-        self.code
-    }
-
     /// After how long the same may be taken.
     pub(super) fn pause(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The same under another code and in other words.
+    pub fn saying(self, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), ..self }
+    }
+
+    /// The same, with everything that is wrong.
+    pub fn listing(self, errors: Vec<FieldProblem>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// Its code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// Whether a repeat may be served.
+    pub fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
+    /// Everything that is wrong: what it lists, or itself.
+    pub fn problems(&self) -> Vec<FieldProblem> {
+        match self.errors.as_slice() {
+            [] => Invalid::new("", self.code, self.detail.clone()).problems().to_vec(),
+            errors => errors.to_vec(),
+        }
     }
 
     /// The same, about a job.

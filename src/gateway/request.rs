@@ -154,13 +154,18 @@ fn wait(seconds: &str) -> Result<Duration, Problem> {
 
 /// W3C trace context, where a request brings one that is well formed.
 pub(super) fn trace(headers: &HeaderMap) -> Option<Box<Trace>> {
-    let parent = headers.get("traceparent")?.to_str().ok()?;
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    trace_of(text("traceparent")?, text("tracestate"))
+}
+
+/// The same, from its two parts.
+pub(super) fn trace_of(parent: &str, state: Option<&str>) -> Option<Box<Trace>> {
     let parts: Vec<_> = parent.split('-').collect();
     let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
     let [version, trace, span, flags, ..] = parts.as_slice() else { return None };
     if !(hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2) && parent.len() <= 256) {
         return None;
     }
-    let state = headers.get("tracestate").and_then(|state| state.to_str().ok()).filter(|state| state.len() <= 512);
+    let state = state.filter(|state| state.len() <= 512);
     Some(Box::new(Trace { parent: parent.to_owned(), state: state.map(str::to_owned) }))
 }

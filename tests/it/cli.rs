@@ -106,7 +106,8 @@ fn every_mistake_in_the_configuration_is_reported_at_once() {
         }
     }
     let right = Installation::embedded("").run(&["config", "check", "-o", "json"]);
-    assert_eq!(right.json()["kinds"], json!(["analytics.event", "warren.probe", "webhook.deliver"]));
+    let kinds = json!(["analytics.event", "event.received", "warren.probe", "webhook.deliver"]);
+    assert_eq!(right.json()["kinds"], kinds);
 }
 
 #[test]

@@ -59,7 +59,8 @@ async fn a_job_is_taken_in_both_formats_and_its_place_is_told() {
     let (status, _) = parts(http.post("/v1/jobs/warren.probe").body("{}").send().await.unwrap()).await;
     assert_eq!(status, 202);
     let (status, index) = parts(http.get("/").send().await.unwrap()).await;
-    assert_eq!((status, index["kinds"].clone()), (200, json!(["analytics.event", "warren.probe", "webhook.deliver"])));
+    let kinds = json!(["analytics.event", "event.received", "warren.probe", "webhook.deliver"]);
+    assert_eq!((status, index["kinds"].clone()), (200, kinds));
 }
 
 /// Path, headers, body; status and code.

@@ -12,6 +12,7 @@ mod conformance;
 mod crash;
 mod deploy;
 mod deploys;
+mod events;
 mod foreign;
 mod gateway;
 mod harness;

@@ -1,12 +1,12 @@
 //! Performs `event.received`.
 
-use std::{convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
 use warren_messages::event::Received;
 
-use crate::{Context, Job, Policy, Retention, Worker};
+use crate::{Context, Job, Worker};
 
-/// Keeps an event that no route took: the event is the job's output.
+/// Keeps an event that no route took: the event is the job's output, for as long as outputs of its kind are kept.
 #[derive(Debug, Default)]
 pub struct Keep;
 
@@ -17,11 +17,5 @@ impl Worker for Keep {
 
     async fn perform(&self, job: Job<Received>, _cx: &mut Context) -> Result<Received, Infallible> {
         Ok(job.message)
-    }
-
-    /// Kept as long as its key is known.
-    fn policy(&self) -> Policy {
-        let retention = Retention { output: Duration::from_hours(24 * 30), ..Retention::default() };
-        Policy { retention, ..Policy::default() }
     }
 }

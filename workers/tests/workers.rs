@@ -2,6 +2,8 @@
 
 #[path = "workers/analytics.rs"]
 mod analytics;
+#[path = "workers/event.rs"]
+mod event;
 #[path = "workers/guard.rs"]
 mod guard;
 #[path = "workers/probe.rs"]

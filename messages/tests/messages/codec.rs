@@ -240,6 +240,26 @@ fn a_number_that_is_none_is_refused_in_a_free_value() {
 }
 
 #[test]
+fn any_json_is_read_as_strictly_as_a_body() {
+    for text in ["[1, {\"a\": null}]", "7", "\"x\"", "null", "\u{feff}{}"] {
+        let plain: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).expect("JSON");
+        assert_eq!(codec::any_json(text.as_bytes()).map(|json| json.0), Ok(plain), "{text}");
+    }
+    let deep = "[".repeat(65) + &"]".repeat(65);
+    assert_eq!(codec::any_json(deep.as_bytes()), Err(DecodeError::TooDeep));
+    assert_eq!(codec::any_json(b""), Err(DecodeError::Empty));
+    for (text, pointer) in [("[{\"a\":1,\"a\":2}]", "/0/a"), ("[1, 18446744073709551616]", "/1")] {
+        match codec::any_json(text.as_bytes()) {
+            Err(DecodeError::Unfit(invalid)) => assert_eq!(invalid.problems()[0].pointer, pointer),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    for text in ["{", "{} {}", "\"\\ud800\"", "1e999", "NaN"] {
+        assert!(matches!(codec::any_json(text.as_bytes()), Err(DecodeError::Malformed { .. })), "{text}");
+    }
+}
+
+#[test]
 fn an_extension_type_is_refused() {
     // {"note": ext type 5}
     let bytes = [0x81, 0xa4, b'n', b'o', b't', b'e', 0xd4, 5, 0];

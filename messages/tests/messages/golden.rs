@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use warren_messages::{Message, analytics::Event, codec, probe::Probe, webhook::Deliver};
+use warren_messages::{Message, analytics::Event, codec, event::Received, probe::Probe, webhook::Deliver};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -35,13 +35,19 @@ fn a_webhook_reads_and_writes_what_another_client_does() {
 }
 
 #[test]
+fn a_received_event_reads_and_writes_what_another_client_does() {
+    reads_and_writes::<Received>("event.received.v1");
+    reads_and_writes::<Received>("event.received.bytes.v1");
+}
+
+#[test]
 fn a_probe_reads_and_writes_what_another_client_does() {
     reads_and_writes::<Probe>("warren.probe.v1");
     reads_and_writes::<Probe>("warren.probe.empty.v1");
 }
 
 #[test]
-fn an_event_reads_and_writes_what_another_client_does() {
+fn a_tracked_event_reads_and_writes_what_another_client_does() {
     reads_and_writes::<Event>("analytics.event.v1");
     reads_and_writes::<Event>("analytics.event.least.v1");
 }
@@ -61,5 +67,6 @@ fn schema_is_frozen<M: Message>() {
 fn a_published_schema_does_not_change() {
     schema_is_frozen::<Event>();
     schema_is_frozen::<Deliver>();
+    schema_is_frozen::<Received>();
     schema_is_frozen::<Probe>();
 }

@@ -1,7 +1,7 @@
 //! What messages allow beyond their types, every problem at once.
 
 use serde_json::{Value, json};
-use warren_messages::{Message, analytics::Event, codec, probe::Probe, webhook::Deliver};
+use warren_messages::{Message, analytics::Event, codec, event::Received, probe::Probe, webhook::Deliver};
 
 fn problems<M: Message>(body: Value) -> Vec<(String, String)> {
     let message: M = codec::from_json(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{body}: {error:?}"));
@@ -108,6 +108,44 @@ fn every_problem_is_reported_at_once() {
     assert_eq!(pointers, ["/url", "/event_type", "/event_id", "", "/headers/host", "/secret_ref"]);
 }
 
+fn received(change: impl FnOnce(&mut Value)) -> Vec<(String, String)> {
+    let mut body = json!({ "type": "a.b", "source": "/x", "id": "7", "data": 1 });
+    change(&mut body);
+    problems::<Received>(body)
+}
+
+#[test]
+fn an_event_may_be_named_in_any_script_and_have_no_data_or_null() {
+    assert_eq!(received(|_| {}), []);
+    assert_eq!(received(|body| body["id"] = json!("\u{540d} 7%")), []);
+    assert_eq!(received(|body| body["data"] = Value::Null), []);
+    assert_eq!(received(|body| _ = body.as_object_mut().map(|body| body.remove("data"))), []);
+    assert_eq!(received(|body| body["headers"] = json!({ "subject": "a\tb" })), []);
+}
+
+#[test]
+fn every_problem_of_a_received_event_is_reported_at_once() {
+    let many: Value = (0..65).map(|n| (format!("h{n}"), json!("x"))).collect::<serde_json::Map<_, _>>().into();
+    let found = received(|body| {
+        *body = json!({ "type": "", "source": "a\nb", "id": "x".repeat(1025), "headers": many, "data": 1, "data_base64": "AA==" });
+        body["headers"]["a/b"] = json!("\u{1}");
+    });
+    let pointers: Vec<_> = found.iter().map(|(pointer, _)| pointer.as_str()).collect();
+    assert_eq!(pointers, ["/type", "/source", "/id", "/headers", "/headers/a~1b", ""]);
+    assert_eq!(received(|body| body["headers"] = json!({ "x": "y".repeat(16 * 1024) })), one("/headers", "too_large"));
+}
+
+#[test]
+fn an_event_is_named_by_its_source_and_id_together() {
+    let key = |source: &str, id: &str| {
+        let body = json!({ "type": "t", "source": source, "id": id });
+        codec::from_json::<Received>(body.to_string().as_bytes()).expect("an event").dedup_key()
+    };
+    assert_eq!(key("/a", "b"), key("/a", "b"));
+    assert_ne!(key("/a", "b"), key("/ab", ""));
+    assert_ne!(key("/a", "b"), key("/a", "c"));
+}
+
 #[test]
 fn a_probe_stays_within_what_an_output_can_carry() {
     assert_eq!(problems::<Probe>(json!({})), []);
@@ -157,7 +195,7 @@ fn an_event_says_32_kilobytes_of_itself_and_no_more() {
 }
 
 #[test]
-fn every_problem_of_an_event_is_reported_at_once() {
+fn every_problem_of_a_tracked_event_is_reported_at_once() {
     let long = "x".repeat(1025);
     let found = event(|body| {
         *body = json!({

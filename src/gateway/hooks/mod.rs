@@ -177,6 +177,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .parameter(path("source", "Which source, as it is configured.", text))
             .takes("application/json", anything)
             .takes("application/x-www-form-urlencoded", anything)
+            .or_nothing()
             .answers(200, "It had been received before.", SchemaGenerator::subschema_for::<Answer>)
             .answers_with(200, "It had been received before.", "text/xml", text)
             .answers(202, "It is durable.", SchemaGenerator::subschema_for::<Answer>)
