@@ -47,7 +47,7 @@ pub(super) fn document(operations: &[Operation], registry: &Registry) -> Value {
             "title": "warren",
             "version": env!("CARGO_PKG_VERSION"),
             "description": TEXT,
-            "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+            "license": { "name": "MIT OR Apache-2.0" },
         },
         "paths": paths,
         "components": { "schemas": components },
