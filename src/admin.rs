@@ -1,10 +1,13 @@
 //! The admin listener: is it alive, is it ready, and what has it counted.
+//!
+//! On a loopback address everyone may look. On any other, what says more than "yes" or "no" needs a key: supervisors and load
+//! balancers send none, and Prometheus sends one as a bearer token.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Request, State},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -13,23 +16,37 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::{
-    gateway::problem::Problem,
+    gateway::{
+        auth::{self, Door},
+        problem::Problem,
+    },
     health::{Condition, Health},
+    keys::Scope,
 };
 
-/// What the pages show.
+/// What the pages show, and to whom.
 #[derive(Clone)]
 pub struct Admin {
     /// What is ready.
     pub health: Arc<Health>,
     /// What was counted.
     pub metrics: PrometheusHandle,
+    /// Who is let in, where not everyone is.
+    pub door: Option<Arc<Door>>,
 }
 
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    parts: std::collections::BTreeMap<&'static str, Condition>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<BTreeMap<&'static str, Condition>>,
+}
+
+impl Admin {
+    fn admit(&self, request: &Request) -> Result<(), Problem> {
+        let Some(door) = &self.door else { return Ok(()) };
+        door.admit(request.headers(), request.extensions(), None, Scope::MetricsRead).map(drop)
+    }
 }
 
 /// The pages.
@@ -42,15 +59,19 @@ pub fn routes(admin: Admin) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "these pages are only read, see Allow")
         })
+        .layer(axum::middleware::from_fn(auth::around))
         .with_state(admin)
 }
 
-async fn readyz(State(admin): State<Admin>) -> Response {
+async fn readyz(State(admin): State<Admin>, request: Request) -> Response {
     let (ready, parts) = admin.health.read();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // A key that is not good changes nothing of whether it is ready.
+    let parts = admin.admit(&request).is_ok().then_some(parts);
     (status, Json(Readiness { ready, parts })).into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+async fn metrics(State(admin): State<Admin>, request: Request) -> Result<impl IntoResponse, Problem> {
+    admin.admit(&request)?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render()))
 }

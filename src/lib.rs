@@ -18,6 +18,8 @@ pub mod health;
 pub mod id;
 pub mod job;
 pub mod keeper;
+pub mod keyring;
+pub mod keys;
 pub mod nearest;
 pub mod pruner;
 pub mod retry;

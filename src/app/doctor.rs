@@ -109,6 +109,7 @@ async fn look_at_store(findings: &mut Findings, config: &Config, store: &dyn Sto
         }
     }
     look_at_secrets(findings, config, store).await;
+    look_at_keys(findings, config, store).await;
     match store.count(State::Dead, 10_000).await {
         Ok(0) => findings.ok("dead letters", "none"),
         Ok(dead) => findings.warning("dead letters", format!("{dead} wait for a decision"), "see `warren dead list`"),
@@ -147,6 +148,27 @@ async fn look_at_secrets(findings: &mut Findings, config: &Config, store: &dyn S
         (true, true) => findings.ok("id secrets", "they are the installation's"),
         (false, _) => findings.problem("id secrets", "id.dedup_key is another one than the installation's", FIX),
         (_, false) => findings.problem("id secrets", "id.tag_keys lacks the installation's newest key", FIX),
+    }
+}
+
+async fn look_at_keys(findings: &mut Findings, config: &Config, store: &dyn Store) {
+    let Ok(Some(stored)) = store.keys(None).await else { return };
+    let all: Vec<_> = config.access.keys.iter().chain(&stored.keys).collect();
+    let live = all.iter().filter(|key| key.is_live(clock::now())).count();
+    let address = config.gateway_listen;
+    let is_open = all.is_empty() && stored.not_understood == 0 && address.ip().is_loopback();
+    match live {
+        0 if is_open => findings.ok("keys", "none, and only this machine can reach the gateway"),
+        0 => findings.problem(
+            "keys",
+            format!("there is no key that is good, so the gateway at {address} refuses every request"),
+            "make one with `warren key create`",
+        ),
+        live => findings.ok("keys", format!("{live} can be used")),
+    }
+    if stored.not_understood > 0 {
+        let found = format!("{} were made by another build, and let nobody in here", stored.not_understood);
+        findings.warning("keys", found, "run the newer warren that has made them");
     }
 }
 

@@ -4,6 +4,7 @@
 //! parts of a process come and go.
 
 mod doctor;
+mod doors;
 mod engine;
 mod establish;
 mod heartbeat;

@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Engine, StartError, engine::WayIn, establish, heartbeat::Heart, published::Counted};
+use super::{Engine, StartError, doors::Doors, engine::WayIn, establish, heartbeat::Heart, published::Counted};
 use crate::{
     admin::{self, Admin},
     broker::{Leftovers, Observe, Publish, Subscribe},
@@ -136,6 +136,12 @@ pub async fn up(
     };
     let mut process = Process { stop: CancellationToken::new(), http: CancellationToken::new(), tasks: JoinSet::new() };
     let store = engine.store();
+    let doors = Doors::open(&config, &started, store.clone());
+    if doors.are_used() {
+        doors.keys.read_first().await;
+        doors.warn_of_none();
+        process.tasks.spawn(doors.keys.clone().keep(health.clone(), process.stop.clone()));
+    }
     let way_in = (roles.gateway || roles.dispatcher).then(|| engine.way_in(&kinds));
     let mut watched =
         Watched { store: store.clone(), publish: None, subscribe: None, leftovers: None, observe: None, kinds };
@@ -145,7 +151,7 @@ pub async fn up(
         heart.published = Some(counted.clone());
         WayIn { publish: counted, observe }
     });
-    if let (Some(listener), Some(WayIn { publish, .. })) = (gateway_listener, &way_in) {
+    if let (Some(listener), Some(WayIn { publish, .. }), Some(door)) = (gateway_listener, &way_in, doors.gateway) {
         let gateway = Gateway::new(gateway::Parts {
             registry: registry.clone(),
             broker: publish.clone(),
@@ -153,6 +159,7 @@ pub async fn up(
             minter: minter.clone(),
             sources: config.sources,
             events: config.events.clone(),
+            door,
             remembered: longest_unkeyed(&registry, config.retention),
         });
         process.tasks.spawn(serve::serve(listener, gateway.routes(), process.http.clone()));
@@ -185,7 +192,7 @@ pub async fn up(
         process.tasks.spawn(pruner.run(process.stop.clone()));
     }
     process.tasks.spawn(heart.beat(process.stop.clone()));
-    let pages = admin::routes(Admin { health: health.clone(), metrics: metrics.clone() });
+    let pages = admin::routes(Admin { health: health.clone(), metrics: metrics.clone(), door: doors.admin });
     process.tasks.spawn(serve::serve(admin_listener, pages, process.stop.clone()));
     for task in [watched.watch(health.clone(), metrics).boxed(), feed_watchdog().boxed()] {
         let task = process.stop.clone().run_until_cancelled_owned(task);

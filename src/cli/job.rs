@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Ask, Failure, gateway::Gateway, output};
+use super::{Ask, Failure, gateway::Target, output};
 use crate::{
     app, dead_letters,
     gateway::status::JobView,
@@ -60,9 +60,8 @@ pub(super) struct Enqueue {
     /// Run it at this time: 2026-12-24T18:00:00+01:00
     #[arg(long)]
     run_at: Option<String>,
-    /// The gateway's URL; where the configuration has it listen, if not given
-    #[arg(long, value_name = "URL")]
-    gateway: Option<String>,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Debug, Args)]
@@ -158,7 +157,7 @@ impl Enqueue {
     async fn run(self, ask: Ask) -> Result<(), Failure> {
         let config = ask.config()?;
         let body = read_body(&self.body)?;
-        let gateway = Gateway::new(self.gateway.as_deref(), config.gateway_listen)?;
+        let gateway = self.target.open(config.gateway_listen)?;
         let mut request = gateway.submit(&self.kind, body);
         for (name, value) in
             [("idempotency-key", self.key), ("warren-delay", self.delay), ("warren-run-at", self.run_at)]

@@ -7,6 +7,7 @@ mod doctor;
 mod failure;
 mod gateway;
 mod job;
+mod key;
 mod migrate;
 mod output;
 mod perform;
@@ -74,6 +75,9 @@ enum Verb {
     /// Decide on jobs that were given up
     #[command(subcommand)]
     Dead(dead::Dead),
+    /// Make, see and revoke the keys that senders and operators need
+    #[command(subcommand)]
+    Key(key::Key),
     /// See and declare what must stand in the broker
     #[command(subcommand)]
     Topology(topology::Topology),
@@ -178,6 +182,7 @@ async fn run(ask: Ask, verb: Verb) -> Result<(), Failure> {
         Verb::Up(up) => up.run(ask).await,
         Verb::Job(job) => job.run(ask).await,
         Verb::Dead(dead) => dead.run(ask).await,
+        Verb::Key(key) => key.run(ask).await,
         Verb::Topology(topology) => topology.run(ask).await,
         Verb::Queue(queue) => queue.run(ask).await,
         Verb::Worker(worker) => worker.run(ask).await,

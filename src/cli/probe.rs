@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Ask, Failure, gateway::Gateway, output};
+use super::{Ask, Failure, gateway::Target, output};
 
 /// How often the job is asked for.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -16,15 +16,14 @@ pub(super) struct Probe {
     /// How long to wait for it, in seconds
     #[arg(long, default_value_t = 30)]
     timeout: u64,
-    /// The gateway's URL; where the configuration has it listen, if not given
-    #[arg(long, value_name = "URL")]
-    gateway: Option<String>,
+    #[command(flatten)]
+    target: Target,
 }
 
 impl Probe {
     pub(super) async fn run(self, ask: Ask) -> Result<(), Failure> {
         let config = ask.config()?;
-        let gateway = Gateway::new(self.gateway.as_deref(), config.gateway_listen)?;
+        let gateway = self.target.open(config.gateway_listen)?;
         let began = Instant::now();
         let accepted = gateway.answer(gateway.submit("warren.probe", "{}".into())).await?;
         let accepted_after = began.elapsed();

@@ -4,6 +4,7 @@
 //! never printed, not even a wrong one.
 
 mod events;
+mod keys;
 mod layers;
 mod sources;
 
@@ -25,6 +26,7 @@ use warren_workers::{
 use self::layers::Layers;
 pub use self::{
     events::{Events, Unrouted},
+    keys::Access,
     layers::{Mistake, parse_duration},
     sources::{Scheme, Secret as SourceSecret, Source},
 };
@@ -47,6 +49,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where jobs come in.
     pub gateway_listen: SocketAddr,
+    /// Who may do what.
+    pub access: Access,
     /// Where health and metrics are, if it is said.
     pub admin_listen: Option<SocketAddr>,
     /// The servers, or none: embedded.
@@ -212,16 +216,12 @@ impl Config {
         if self.servers.is_some() && self.ids.is_none() {
             wrong("id", NO_IDS.into());
         }
-        // Without credentials, whoever can reach a listener can do everything that it offers.
-        for (setting, address) in [("gateway.listen", Some(self.gateway_listen)), ("admin.listen", self.admin_listen)] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
-                let problem = format!(
-                    "{address} can be reached by others, and no credentials are configured: anyone could send jobs. \
-                     Listen on a loopback address such as 127.0.0.1:{}, behind a proxy that asks for credentials",
-                    address.port()
-                );
-                wrong(setting, problem);
-            }
+        if self.access.assume_no_keys && !self.gateway_listen.ip().is_loopback() {
+            let problem = format!(
+                "{} can be reached by others, who always need a key: this is for loopback addresses only",
+                self.gateway_listen
+            );
+            wrong("gateway.assume_no_keys", problem);
         }
         if let Err(error) = telemetry::filter(&self.log_level) {
             wrong("log.level", error.to_string());
@@ -273,6 +273,7 @@ fn read(layers: &mut Layers) -> Config {
     Config {
         data_dir: layers.text(&["data_dir"]).map(|(text, _)| PathBuf::from(text)).unwrap_or_default(),
         gateway_listen: address(layers, &["gateway", "listen"]).unwrap_or(NOWHERE),
+        access: keys::access(layers),
         admin_listen: address(layers, &["admin", "listen"]),
         servers: servers(layers),
         apply_topology: layers.boolean(&["broker", "apply_topology"]).unwrap_or(true),

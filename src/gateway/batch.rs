@@ -22,13 +22,14 @@ use warren_messages::{codec::MAX_BYTES, invalid::without_values};
 use super::{
     Gateway,
     body::Incoming,
+    caller::Caller,
     problem::{Item as ProblemItem, Problem},
     request,
     room::Room,
     submit::{Name, Submission, Submitted},
 };
 use crate::{
-    job::{Kind, State, Tenant},
+    job::{Kind, State},
     runtime::registry::Format,
 };
 
@@ -272,14 +273,14 @@ impl Gateway {
     /// Takes many jobs, and answers each.
     pub(super) async fn submit_many(
         self: Arc<Self>,
-        tenant: Tenant,
+        caller: Caller,
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Response, Problem> {
         let layout = Layout::of(headers)?;
         let mut batch = Batch {
             gateway: self,
-            tenant,
+            caller,
             layout,
             splitter: Splitter::new(layout),
             body: Incoming::streamed(headers, body, WHOLE)?,
@@ -312,7 +313,7 @@ impl Gateway {
 
 struct Batch {
     gateway: Arc<Gateway>,
-    tenant: Tenant,
+    caller: Caller,
     layout: Layout,
     splitter: Splitter,
     body: Incoming,
@@ -421,13 +422,13 @@ impl Batch {
             let item = item?;
             let body = item.body.map_or(b"{}".as_slice(), |body| body.get().as_bytes());
             let submission = Submission {
-                tenant: self.tenant.clone(),
+                caller: &self.caller,
                 kind: &item.kind,
                 format: Format::Json,
                 body,
                 name: item.key.as_deref().map_or(Name::None, Name::Key),
                 when: request::when_of(item.delay.as_deref(), item.run_at.as_deref())?,
-                source: None,
+                source: self.caller.name(),
                 trace: None,
             };
             self.gateway.submit(submission).await

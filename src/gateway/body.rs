@@ -9,10 +9,10 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT},
 };
 use http_body_util::BodyExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     gunzip::{ANY_RATIO, Gunzip, GunzipError, RATIO},
@@ -30,6 +30,10 @@ const PIECE: Duration = Duration::from_secs(30);
 const RATE: u64 = 1024;
 /// For how long nothing need come in at all.
 const GRACE: Duration = Duration::from_secs(5);
+/// How much of a body that is refused is read all the same, and for how long: a sender that still writes when its
+/// connection is closed never reads the answer, takes it for a broken network, and sends the same again.
+const LINGER_BYTES: usize = 16 << 20;
+const LINGER: Duration = Duration::from_secs(2);
 /// After so much was unpacked, others get their turn.
 const TURN: usize = 256 << 10;
 
@@ -46,6 +50,10 @@ pub(super) struct Incoming {
     /// What has come in and is not unpacked yet.
     packed: Bytes,
     since_turn: usize,
+    /// It is longer than it may be by its sender's own word.
+    claims_too_much: bool,
+    /// Its sender waits to be asked for it, and so need not be read to be heard.
+    waits_to_be_asked: bool,
 }
 
 impl Incoming {
@@ -62,11 +70,18 @@ impl Incoming {
     fn new(headers: &HeaderMap, body: Body, at_most: usize, patience: Duration) -> Result<Self, Problem> {
         let gunzip = is_packed(headers)?.then(|| Gunzip::new(at_most));
         let claimed = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if claimed.is_some_and(|claimed| claimed > at_most as u64) {
-            return Err(too_large(at_most));
-        }
-        let (received, waited, packed, since_turn) = (0, Duration::ZERO, Bytes::new(), 0);
-        Ok(Self { body, at_most, received, waited, patience, gunzip, packed, since_turn })
+        Ok(Self {
+            body,
+            at_most,
+            received: 0,
+            waited: Duration::ZERO,
+            patience,
+            gunzip,
+            packed: Bytes::new(),
+            since_turn: 0,
+            claims_too_much: claimed.is_some_and(|claimed| claimed > at_most as u64),
+            waits_to_be_asked: headers.contains_key(EXPECT),
+        })
     }
 
     /// The next piece; `None` at the end. Not to be called again after an error.
@@ -75,9 +90,16 @@ impl Incoming {
             let piece = if !self.packed.is_empty()
                 && let Some(gunzip) = &mut self.gunzip
             {
-                let (used, piece) = gunzip.step(&self.packed).map_err(|error| self.refused(error))?;
-                _ = self.packed.split_to(used);
-                piece.into()
+                match gunzip.step(&self.packed) {
+                    Ok((used, piece)) => {
+                        _ = self.packed.split_to(used);
+                        piece.into()
+                    }
+                    Err(error) => {
+                        self.linger().await;
+                        return Err(self.refused(error));
+                    }
+                }
             } else {
                 match (self.receive().await?, self.gunzip.is_some()) {
                     (Some(piece), false) => piece,
@@ -105,6 +127,10 @@ impl Incoming {
 
     /// What comes in next, as it is.
     async fn receive(&mut self) -> Result<Option<Bytes>, Problem> {
+        if self.claims_too_much {
+            self.linger().await;
+            return Err(too_large(self.at_most));
+        }
         loop {
             let began = Instant::now();
             let earned = GRACE + Duration::from_millis(self.received as u64 * 1000 / RATE);
@@ -123,11 +149,23 @@ impl Incoming {
                     let Ok(data) = frame.into_data() else { continue };
                     self.received = self.received.saturating_add(data.len());
                     if self.received > self.at_most {
+                        self.linger().await;
                         return Err(too_large(self.at_most));
                     }
                     return Ok(Some(data));
                 }
             }
+        }
+    }
+
+    /// Reads on for a while, for nobody.
+    async fn linger(&mut self) {
+        let until = Instant::now() + LINGER;
+        let mut left = if self.waits_to_be_asked { 0 } else { LINGER_BYTES };
+        while left > 0
+            && let Ok(Some(Ok(frame))) = timeout_at(until, self.body.frame()).await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
         }
     }
 

@@ -94,9 +94,9 @@ async fn receive(Shared(gateway): Shared<Arc<Gateway>>, caller: Caller, request:
     let event = match mode {
         Mode::Binary => binary(headers, &body)?,
         Mode::Structured => structured(&body)?,
-        Mode::Batch => return gateway.take_batch(&caller, headers, &body).await,
+        Mode::Batch => return gateway.take_batch(caller, headers, &body).await,
     };
-    let taken = gateway.take_cloud_event(&caller, headers, event).await?;
+    let taken = gateway.take_cloud_event(&caller.counted(1)?, headers, event).await?;
     let only = match taken.jobs.as_slice() {
         [TakenJob { id, .. }] => HeaderValue::from_str(&format!("/v1/jobs/{id}")).ok(),
         _ => None,

@@ -86,10 +86,13 @@ struct Links {
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::get("/", "index", ABOUT, "See who answers", index)
+            .for_everyone()
             .answers(200, "This is warren.", SchemaGenerator::subschema_for::<Index>),
         Operation::get("/v1/kinds", "listKinds", ABOUT, "List the kinds of jobs", kinds)
+            .for_everyone()
             .answers(200, "Every kind, by name.", SchemaGenerator::subschema_for::<Kinds>),
         Operation::get("/v1/schemas/{kind}/{version}", "showSchema", ABOUT, "Show the JSON Schema of a kind", schema)
+            .for_everyone()
             .text(
                 "Draft 2020-12. It accepts what the gateway takes; what a schema cannot say (a key given twice, an integer \
                  of more than 64 bits, depth and length, and the kind's own rules) is told at submission.",
@@ -102,6 +105,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .answers_empty(304, "It has not changed.")
             .refuses(&[400, 404, 422]),
         Operation::get("/v1/openapi.json", "showInterface", ABOUT, "Show this description", openapi)
+            .for_everyone()
             .parameter(header("If-None-Match", "The `ETag` of what the sender has.", text))
             .answers(200, "OpenAPI 3.1.", anything)
             .with_header(200, "ETag", "Changes with the description.")

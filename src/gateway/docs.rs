@@ -57,10 +57,12 @@ const FILES: [(&str, &str); 3] = [
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::get("/docs", "docs", ABOUT, "Read and try this interface", page)
+            .for_everyone()
             .parameter(header("If-None-Match", "The `ETag` of what the sender has.", text))
             .answers_with(200, "Swagger UI.", "text/html", text)
             .answers_empty(304, "It has not changed."),
         Operation::get("/docs/{file}", "docsFile", ABOUT, "What that page is made of", file)
+            .for_everyone()
             .parameter(path("file", "Which file.", file_name))
             .parameter(header("If-None-Match", "The `ETag` of what the sender has.", text))
             .answers_with(200, "The file.", "text/javascript", text)

@@ -113,7 +113,8 @@ pub(super) struct TakenJob {
 }
 
 impl Gateway {
-    /// Takes an event: `Ok` only when every job that it becomes is durable. Repeated, it becomes the same jobs.
+    /// Takes an event: `Ok` only when every job that it becomes is durable. Repeated, it becomes the same jobs. Its caller
+    /// has counted it: an event is one, however many jobs it becomes.
     pub(super) async fn take_event(
         &self,
         caller: &Caller,
@@ -202,14 +203,13 @@ impl Gateway {
 }
 
 fn submission<'a>(
-    caller: &Caller,
+    caller: &'a Caller,
     kind: &'a str,
     (format, body): (Format, &'a [u8]),
     name: Name<'a>,
     trace: Option<Box<Trace>>,
 ) -> Submission<'a> {
-    let tenant = caller.tenant.clone();
-    Submission { tenant, kind, format, body, name, when: When::Now, source: None, trace }
+    Submission { caller, kind, format, body, name, when: When::Now, source: caller.name(), trace }
 }
 
 /// What is answered when not every job could be published. Its sender is to repeat the event, which is harmless.

@@ -4,9 +4,10 @@
 //! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
+pub mod auth;
 mod batch;
 mod body;
-mod caller;
+pub mod caller;
 mod cloudevents;
 mod describe;
 mod docs;
@@ -41,6 +42,7 @@ use uuid::Uuid;
 use warren_messages::codec::MAX_BYTES;
 
 use self::{
+    auth::Door,
     caller::Caller,
     hooks::Hooks,
     operation::Operation,
@@ -72,6 +74,7 @@ pub struct Gateway {
     waiters: Waiters,
     /// Which events become which jobs.
     events: Events,
+    door: Door,
     /// How long a job without a key is remembered.
     remembered: Micros,
     /// What it says of itself.
@@ -92,6 +95,8 @@ pub struct Parts {
     pub sources: BTreeMap<String, Source>,
     /// Which events become which jobs.
     pub events: Events,
+    /// Who is let in.
+    pub door: Door,
     /// How long a job without a key is remembered: one that has no row and is older is over.
     pub remembered: Duration,
 }
@@ -99,7 +104,7 @@ pub struct Parts {
 impl Gateway {
     /// Must be called within a tokio runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { registry, broker, store, minter, sources, events, remembered } = parts;
+        let Parts { registry, broker, store, minter, sources, events, door, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
         let description = Page::json("application/json", &openapi::document(&operations(), &registry));
@@ -112,6 +117,7 @@ impl Gateway {
             hooks: Hooks::new(sources),
             waiters,
             events,
+            door,
             remembered,
             description,
         }
@@ -119,7 +125,11 @@ impl Gateway {
 
     /// Its routes.
     pub fn routes(self) -> Router {
-        router().fallback(no_such_page).method_not_allowed_fallback(no_such_method).with_state(Arc::new(self))
+        router()
+            .fallback(no_such_page)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(axum::middleware::from_fn(auth::around))
+            .with_state(Arc::new(self))
     }
 }
 
@@ -161,19 +171,21 @@ async fn submit_one(
     Path(kind): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let caller = caller.counted(1)?;
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
-    let wait = request::prefer_wait(headers)?;
+    // A preference, and so not followed for one who may send and not see.
+    let wait = request::prefer_wait(headers)?.filter(|_| caller.may_read());
     let body = request::read_body(headers, body, MAX_BYTES).await?;
     let checked = gateway.check(Submission {
-        tenant: caller.tenant.clone(),
+        caller: &caller,
         kind: &kind,
         format,
         body: &body,
         name: key.map_or(Name::None, Name::Key),
         when,
-        source: None,
+        source: caller.name(),
         trace: request::trace(headers),
     })?;
     // They share the connection's buffer, which hyper can use again for the next request only if nobody holds it.
@@ -199,7 +211,7 @@ async fn submit_many(
     request: Request,
 ) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    gateway.submit_many(caller.tenant, &head.headers, body).await
+    gateway.submit_many(caller, &head.headers, body).await
 }
 
 async fn show_one(
@@ -208,11 +220,12 @@ async fn show_one(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobView>, Problem> {
+    let caller = caller.counted(1)?;
     let wait = request::query_wait(query.as_deref())?;
     let job = gateway.status(&caller.tenant, &id).await?;
     Ok(Json(match wait {
         Some(at_most) if !job.state.is_terminal() => {
-            gateway.waiters.wait(job.id, at_most).await;
+            gateway.waiters.wait(&caller.tenant, job.id, at_most).await;
             gateway.status(&caller.tenant, &id).await?
         }
         _ => job,
@@ -232,6 +245,7 @@ async fn cancel_one(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
+    let caller = caller.counted(1)?;
     let (id, at_once) = gateway.cancel(&caller.tenant, &id).await?;
     Ok(if at_once {
         Json(CancelAnswer { id, state: State::Cancelled.as_str() }).into_response()

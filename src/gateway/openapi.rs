@@ -31,11 +31,11 @@ pub(super) fn document(operations: &[Operation], registry: &Registry) -> Value {
             for (kind, registered) in registry.iter() {
                 let path = operation.shown.replace("{kind}", kind.as_str());
                 let described = writer.operation(operation, Some((kind, registered.handler.schema())));
-                insert(&mut paths, path, operation.method, described);
+                insert(&mut paths, path, operation, described);
             }
         } else {
             let described = writer.operation(operation, None);
-            insert(&mut paths, operation.shown.to_owned(), operation.method, described);
+            insert(&mut paths, operation.shown.to_owned(), operation, described);
         }
     }
     let Writer { mut taken, mut given, mut components } = writer;
@@ -50,13 +50,19 @@ pub(super) fn document(operations: &[Operation], registry: &Registry) -> Value {
             "license": { "name": "MIT OR Apache-2.0" },
         },
         "paths": paths,
-        "components": { "schemas": components },
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": { "type": "http", "scheme": "bearer", "description": "A key of warren." },
+                "user": { "type": "http", "scheme": "basic", "description": "The same as the name of the user, as SDKs send it." },
+            },
+        },
     })
 }
 
-fn insert(paths: &mut Map<String, Value>, path: String, method: &str, operation: Value) {
+fn insert(paths: &mut Map<String, Value>, path: String, operation: &Operation, described: Value) {
     if let Value::Object(methods) = paths.entry(path).or_insert_with(|| json!({})) {
-        methods.insert(method.to_owned(), operation);
+        methods.insert(operation.method.as_str().to_ascii_lowercase(), described);
     }
 }
 
@@ -83,8 +89,14 @@ impl Writer {
         set("operationId", id.into());
         set("summary", summary.into());
         set("tags", json!([operation.tag]));
-        if !operation.text.is_empty() {
-            set("description", operation.text.into());
+        let scope = operation.scope.map(|scope| format!("Needs a key with the scope `{scope}`, once there are keys."));
+        let text: Vec<_> =
+            [operation.text].into_iter().chain(scope.as_deref()).filter(|text| !text.is_empty()).collect();
+        if !text.is_empty() {
+            set("description", text.join(" ").into());
+        }
+        if scope.is_some() {
+            set("security", json!([{ "key": [] }, { "user": [] }]));
         }
         let parameters: Vec<_> = operation
             .parameters

@@ -20,16 +20,21 @@
 //! function that writes a schema (`anything` where the body is someone else's). After a change
 //! `WARREN_GOLDEN=write cargo test --test it -- the_description_of_the_interface` writes `tests/golden/openapi.json`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Router,
     handler::Handler,
     routing::{self, MethodRouter},
 };
+use http::Method;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use super::Gateway;
+use super::{Gateway, auth::scope_of};
+use crate::keys::Scope;
 
 /// Writes the schema of a type or of a parameter.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -43,7 +48,7 @@ pub(super) const ABOUT: &str = "About";
 
 /// One operation.
 pub(super) struct Operation {
-    pub(super) method: &'static str,
+    pub(super) method: Method,
     /// Its path, as it is routed.
     pub(super) path: &'static str,
     /// The same, as it is shown: one path may be routed under another name for its parameter.
@@ -57,6 +62,8 @@ pub(super) struct Operation {
     pub(super) parameters: Vec<Parameter>,
     pub(super) takes: Vec<(&'static str, Takes)>,
     pub(super) needs_body: bool,
+    /// What a key must allow for it; none where no key is asked for.
+    pub(super) scope: Option<Scope>,
     pub(super) answers: BTreeMap<u16, Answer>,
     route: MethodRouter<Arc<Gateway>>,
 }
@@ -120,7 +127,7 @@ impl Operation {
         summary: &'static str,
         handler: H,
     ) -> Self {
-        Self::new("get", path, id, tag, summary, routing::get(handler))
+        Self::new(Method::GET, path, id, tag, summary, routing::get(handler))
     }
 
     /// Sends something.
@@ -131,7 +138,7 @@ impl Operation {
         summary: &'static str,
         handler: H,
     ) -> Self {
-        Self::new("post", path, id, tag, summary, routing::post(handler))
+        Self::new(Method::POST, path, id, tag, summary, routing::post(handler))
     }
 
     /// Takes something back.
@@ -142,11 +149,11 @@ impl Operation {
         summary: &'static str,
         handler: H,
     ) -> Self {
-        Self::new("delete", path, id, tag, summary, routing::delete(handler))
+        Self::new(Method::DELETE, path, id, tag, summary, routing::delete(handler))
     }
 
     fn new(
-        method: &'static str,
+        method: Method,
         path: &'static str,
         id: &'static str,
         tag: &'static str,
@@ -155,6 +162,7 @@ impl Operation {
     ) -> Self {
         let (also, parameters, takes, answers) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
         Self {
+            scope: Some(scope_of(&method, path)),
             method,
             path,
             shown: path,
@@ -205,6 +213,11 @@ impl Operation {
         self
     }
 
+    /// Asks for no key. Said before what it refuses.
+    pub(super) fn for_everyone(self) -> Self {
+        Self { scope: None, ..self }
+    }
+
     /// What it takes may be left away.
     pub(super) fn or_nothing(self) -> Self {
         Self { needs_body: false, ..self }
@@ -241,8 +254,10 @@ impl Operation {
         self
     }
 
-    /// Refuses with problems of these statuses.
+    /// Refuses with problems of these statuses; and with those of the door, where a key is asked for.
     pub(super) fn refuses(mut self, statuses: &[u16]) -> Self {
+        let door: &[u16] = if self.scope.is_some() { &[400, 401, 403, 429, 503] } else { &[] };
+        let statuses: BTreeSet<_> = statuses.iter().chain(door).collect();
         for status in statuses {
             let answer = self.answers.entry(*status).or_default();
             answer.text = match status {

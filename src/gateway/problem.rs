@@ -8,7 +8,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -42,6 +42,15 @@ pub struct Problem {
     close: bool,
     /// The sentence stands there a second time, as `message`.
     message: bool,
+}
+
+/// What an answer asks for that lets nobody in (RFC 6750).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Challenge {
+    /// A key, for there was none.
+    Missing,
+    /// Another key.
+    Invalid,
 }
 
 /// A problem of one item among many.
@@ -113,11 +122,24 @@ impl Problem {
         self
     }
 
+    /// The same, asking for a key.
+    pub(super) fn challenging(self, challenge: Challenge) -> Self {
+        let challenge = match challenge {
+            Challenge::Missing => "Bearer realm=\"warren\"",
+            Challenge::Invalid => "Bearer realm=\"warren\", error=\"invalid_token\"",
+        };
+        self.with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+
+    /// The same, to be tried again after a while.
+    pub fn after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+
     /// A request that would take more memory, or more of anything else, than there is now.
     pub fn overloaded() -> Self {
         let detail = "too much is under way here for now; nothing was accepted. Repeat the request a little later";
-        let overloaded = Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
-        Self { retry_after: Some(Duration::from_secs(1)), ..overloaded }.closing()
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).after(Duration::from_secs(1)).closing()
     }
 
     /// The same, of one item among many.
@@ -134,11 +156,6 @@ impl Problem {
     /// The same, for a client that looks for its sentence under `message`.
     pub(super) fn with_message(self) -> Self {
         Self { message: true, ..self }
-    }
-
-    /// The same, to be tried again after this long.
-    pub(super) fn retry_after(self, pause: Duration) -> Self {
-        Self { retry_after: Some(pause), ..self }
     }
 
     /// The same as a `503`, for clients that try again after no other status.

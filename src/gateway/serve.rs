@@ -6,6 +6,11 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
+use http::Request;
+use hyper::{
+    body::Incoming,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -22,6 +27,10 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 const MAX_STREAMS: u32 = 100;
 /// How long requests under way have when the process ends.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// The other end of the connection that a request came on, as an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
 
 /// A listener that is bound, so that a port that is taken is known before anything starts.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -49,8 +58,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file handles, as a rule; those that are open will end.
                 warn!(%error, "cannot accept a connection");
@@ -59,7 +68,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             }
         };
         _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let routes = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            routes.call(request)
+        });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

@@ -201,7 +201,7 @@ impl Gateway {
 
     /// Waits for a job to be over, and tells of it if it is by then.
     pub(super) async fn ended(&self, tenant: &Tenant, id: Uuid, at_most: Duration) -> Option<JobView> {
-        self.waiters.wait(id, at_most).await;
+        self.waiters.wait(tenant, id, at_most).await;
         let record = self.store.get(Some(tenant), id).await.ok()??;
         record.state.is_terminal().then(|| JobView::of(record, false))
     }

@@ -8,13 +8,14 @@ use uuid::Uuid;
 
 use super::{
     Gateway,
+    caller::Caller,
     problem::{OUTCOME_UNKNOWN, Problem, STORE_UNAVAILABLE},
     room::Room,
 };
 use crate::{
     broker::{Outgoing, PublishError},
     clock, crash_point, id,
-    job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Tenant, Trace},
+    job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Trace},
     nearest::{did_you_mean, shorten},
     runtime::registry::{Accepted, Format},
     store::{Known, StoreError},
@@ -29,8 +30,8 @@ const LATEST: SignedDuration = SignedDuration::from_hours(24);
 /// One job to be accepted.
 #[derive(Debug)]
 pub struct Submission<'a> {
-    /// Whose.
-    pub tenant: Tenant,
+    /// Who sends it, and for whom.
+    pub caller: &'a Caller,
     /// The name of its kind, as it was given.
     pub kind: &'a str,
     /// How its body is written.
@@ -112,6 +113,8 @@ impl Gateway {
         let Some((kind, registered)) = self.registry.get(submission.kind) else {
             return Err(self.unknown_kind(submission.kind));
         };
+        submission.caller.may_send(kind)?;
+        submission.caller.count(1)?;
         let (due, late) = due(submission.when)?;
         let accepted = registered
             .handler
@@ -119,7 +122,7 @@ impl Gateway {
             .map_err(|rejected| Problem::rejected(&rejected, submission.format))?;
         let Accepted { body, version, dedup_key, digest } = accepted;
         let now = clock::now();
-        let tenant = submission.tenant;
+        let tenant = submission.caller.tenant.clone();
         let (id, key) = match (submission.name, dedup_key, digest) {
             (Name::Key(key), _, Some(digest)) => {
                 (self.minter.keyed(&tenant, id::IDEMPOTENCY_KEY, kind, key), Key::Digest(digest))

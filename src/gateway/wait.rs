@@ -16,7 +16,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::{job::chain, store::Jobs};
+use crate::{
+    job::{Tenant, chain},
+    store::Jobs,
+};
 
 /// How often it is asked, at most.
 const EVERY: Duration = Duration::from_millis(20);
@@ -33,9 +36,12 @@ pub(super) struct Waiters {
 
 struct Shared {
     store: Arc<dyn Jobs>,
-    waiting: Mutex<HashMap<Uuid, Vec<oneshot::Sender<()>>>>,
+    waiting: Mutex<HashMap<Uuid, Vec<Waiter>>>,
     come: Notify,
 }
+
+/// Someone who waits for a job of this tenant.
+type Waiter = (Tenant, oneshot::Sender<()>);
 
 impl Waiters {
     /// Must be called within a tokio runtime.
@@ -47,10 +53,10 @@ impl Waiters {
         Self { shared, _asking: stop.drop_guard() }
     }
 
-    /// Waits until a job is over, but no longer than this. Whose it is, is not its business.
-    pub(super) async fn wait(&self, id: Uuid, at_most: Duration) {
+    /// Waits until a job of this tenant is over, but no longer than this. Another tenant's is never over.
+    pub(super) async fn wait(&self, tenant: &Tenant, id: Uuid, at_most: Duration) {
         let (over, told) = oneshot::channel();
-        self.shared.lock().entry(id).or_default().push(over);
+        self.shared.lock().entry(id).or_default().push((tenant.clone(), over));
         self.shared.come.notify_one();
         // Whoever has waited long enough finds out for himself.
         _ = timeout(at_most, told).await;
@@ -70,7 +76,8 @@ impl Shared {
                 Ok(known) => {
                     let mut waiting = self.lock();
                     for over in known.iter().filter(|known| known.state.is_terminal()) {
-                        for waiter in waiting.remove(&over.id).into_iter().flatten() {
+                        let Some(waiters) = waiting.get_mut(&over.id) else { continue };
+                        for (_, waiter) in waiters.extract_if(.., |(tenant, _)| *tenant == over.tenant) {
                             _ = waiter.send(());
                         }
                     }
@@ -89,13 +96,13 @@ impl Shared {
     fn ids(&self) -> Vec<Uuid> {
         let mut waiting = self.lock();
         waiting.retain(|_, waiters| {
-            waiters.retain(|waiter| !waiter.is_closed());
+            waiters.retain(|(_, waiter)| !waiter.is_closed());
             !waiters.is_empty()
         });
         waiting.keys().copied().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Vec<oneshot::Sender<()>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Vec<Waiter>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@
 //! The adapters know no role. They mirror each other's files, and are run by one conformance suite,
 //! `tests/it/conformance/store.rs`.
 
+mod keys;
 mod migrations;
 pub mod postgres;
 pub mod sqlite;
@@ -20,6 +21,7 @@ use std::{error::Error, ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub use self::keys::{Keys, StoredKeys};
 use crate::job::{Completion, Envelope, Kind, Micros, NewJob, State, Tenant};
 
 /// Why the store did not do a unit of work.
@@ -285,7 +287,7 @@ pub trait Installation: Send + Sync {
 }
 
 /// A store: all of its roles, and lanes to record on.
-pub trait Store: Jobs + Cancel + Due + Prune + Fleet + Installation + std::fmt::Debug {
+pub trait Store: Jobs + Cancel + Due + Prune + Fleet + Keys + Installation + std::fmt::Debug {
     /// A way to record that shares nothing with others.
     fn lane(&self) -> Box<dyn Record>;
 }

@@ -16,6 +16,8 @@ pub const PUBLISHED: &str = "warren_jobs_published_total";
 pub const FINISHED: &str = "warren_jobs_finished_total";
 /// Publishes that were not confirmed, by reason.
 pub const PUBLISH_ERRORS: &str = "warren_publish_errors_total";
+/// Requests that were let in by no key, by reason.
+pub const AUTH_REFUSED: &str = "warren_auth_refused_total";
 /// Completions that lost the fence: their job had moved on.
 pub const FENCED: &str = "warren_fenced_total";
 /// Requests that repeated a job under its key.
@@ -62,6 +64,7 @@ pub(super) fn describe() {
     describe_counter!(PUBLISHED, "Jobs that the broker confirmed");
     describe_counter!(FINISHED, "Runs that ended, by how");
     describe_counter!(PUBLISH_ERRORS, "Publishes that were not confirmed");
+    describe_counter!(AUTH_REFUSED, "Requests without a key that would let them in");
     describe_counter!(FENCED, "Completions whose job had moved on, so that nothing was recorded");
     describe_counter!(IDEMPOTENT_HITS, "Requests that repeated a job under its key");
     describe_counter!(HOOKS, "Webhooks that came in, by source and what became of them");

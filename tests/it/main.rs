@@ -18,6 +18,7 @@ mod gateway;
 mod harness;
 mod hooks;
 mod keeping;
+mod keys;
 mod limits;
 mod operators;
 mod outages;

@@ -128,16 +128,6 @@ async fn a_second_process_on_the_same_file_says_whose_it_is() {
 }
 
 #[test]
-fn without_credentials_nothing_listens_where_others_can_reach_it() {
-    let installation = Installation::embedded("");
-    for flag in ["--listen", "--admin-listen"] {
-        let refused = installation.run(&["up", flag, "0.0.0.0:0"]);
-        assert_eq!(refused.code, 2, "{refused:?}");
-        assert!(refused.stderr.contains("no credentials are configured"), "{refused:?}");
-    }
-}
-
-#[test]
 fn a_port_that_is_taken_is_told_before_anything_starts() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -177,7 +167,10 @@ async fn a_database_without_its_schema_is_refused_where_it_may_not_be_changed() 
     assert_eq!(refused.code, 6, "{refused:?}");
     assert!(refused.stderr.contains("warren migrate"), "{refused:?}");
     let migrated = installation.run(&["migrate"]);
-    assert!(migrated.code == 0 && migrated.stdout.contains("0001_jobs"), "{migrated:?}");
+    assert!(
+        migrated.code == 0 && migrated.stdout.contains("0001_jobs") && migrated.stdout.contains("0002_keys"),
+        "{migrated:?}"
+    );
     let again = installation.run(&["migrate"]);
     assert!(again.stdout.contains("up to date"), "{again:?}");
     // A newer build has been here.
@@ -216,7 +209,7 @@ async fn a_gateway_is_ready_without_a_database_and_warns() {
     nowhere.refuse(true);
     let keys = installation.run(&["config", "keys"]).stdout;
     let text = format!(
-        "{keys}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+        "{keys}\n[gateway]\nassume_no_keys = true\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
         rabbit.url,
         rabbit.prefix,
         database.through(nowhere.port)
@@ -249,7 +242,7 @@ async fn a_process_starts_without_servers_and_works_when_they_come() {
     to_database.refuse(true);
     let keys = installation.run(&["config", "keys"]).stdout;
     let text = format!(
-        "{keys}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
+        "{keys}\n[gateway]\nassume_no_keys = true\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
         rabbit.through(to_broker.port),
         rabbit.prefix,
         database.through(to_database.port)

@@ -200,6 +200,35 @@ async fn everything_in_the_description_is_served_with_just_these_methods() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_asks_for_a_key_is_described_so_and_nothing_else_asks() {
+    let installation = Installation::embedded("");
+    let key = installation.run(&["key", "create", "shop", "--toml", "-o", "json"]).json();
+    installation.configure(key["toml"].as_str().unwrap());
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let (_, document) = get(&http, "/v1/openapi.json").await;
+    let (mut asking, mut open) = (0, 0);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let concrete = path
+            .replace("{id}", "x")
+            .replace("{kind}", "x")
+            .replace("{version}", "1")
+            .replace("{file}", "x")
+            .replace("{source}", "x");
+        for (method, operation) in methods.as_object().unwrap() {
+            let method = method.to_uppercase().parse().unwrap();
+            let request = http.client.request(method, format!("{}{concrete}", up.gateway()));
+            let (status, answer) = parts(request.json(&json!({ "batch": [] })).send().await.unwrap()).await;
+            let asks = (status, answer["code"].as_str()) == (401, Some("missing_key"));
+            assert_eq!(asks, operation["security"].is_array(), "{path}: {status} {answer}");
+            *(if asks { &mut asking } else { &mut open }) += 1;
+            assert!(!asks || operation["responses"]["401"].is_object(), "{path}");
+        }
+    }
+    assert!(asking >= 5 && open >= 5, "{asking} ask, {open} do not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_for_people_comes_from_here_alone() {
     let (_installation, _up, http) = open();
     let response = http.get("/docs").send().await.unwrap();

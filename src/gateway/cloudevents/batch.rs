@@ -69,11 +69,12 @@ impl Gateway {
     /// repeat: a sender that looks at the status alone must not take it for sent.
     pub(super) async fn take_batch(
         &self,
-        caller: &Caller,
+        caller: Caller,
         headers: &HeaderMap,
         text: &[u8],
     ) -> Result<Response, Problem> {
         let events = split(text)?;
+        let caller = caller.counted(u32::try_from(events.len()).unwrap_or(u32::MAX))?;
         let mut seen = HashSet::new();
         let read = events.into_iter().map(|event| {
             let event = structured(event.get().as_bytes())?;
@@ -88,7 +89,7 @@ impl Gateway {
         let (mut accepted, mut again) = (0, false);
         while !read.is_empty() {
             let some = read.drain(..read.len().min(AT_ONCE));
-            let taken = some.map(async |event| self.take_cloud_event(caller, headers, event?).await);
+            let taken = some.map(async |event| self.take_cloud_event(&caller, headers, event?).await);
             for taken in join_all(taken).await {
                 let index = results.len();
                 results.push(match taken {

@@ -170,6 +170,7 @@ impl Hooks {
 pub(super) fn operations() -> Vec<Operation> {
     vec![
         Operation::post("/v1/hooks/{source}", "receiveWebhook", EVENTS, "Send a signed webhook", receive)
+            .for_everyone()
             .text(
                 "Checked on the bytes as they come in, by the scheme that the source is configured with. The answer comes after \
                  every job of the event is durable.",
@@ -238,7 +239,7 @@ impl Known {
         }
         let taken = gateway
             .take_event(
-                &Caller { tenant: tenant.clone() },
+                &Caller::of(tenant.clone()),
                 Event {
                     event_type: &event_type,
                     source: &format!("{PAGE}/{}", self.name),

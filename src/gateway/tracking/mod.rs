@@ -36,12 +36,13 @@ use warren_messages::{
 use self::read::{Members, Moment};
 use super::{
     Gateway,
+    caller::Caller,
     operation::Operation,
     problem::{Item, OUTCOME_UNKNOWN, Problem},
     request,
     submit::{Name, Submission, When},
 };
-use crate::{broker::PublishError, clock, job::Tenant, runtime::registry::Format, telemetry::EVENTS_REFUSED};
+use crate::{broker::PublishError, clock, runtime::registry::Format, telemetry::EVENTS_REFUSED};
 
 /// How long the body of a request may be, unpacked. No SDK sends more at its own limits: PostHog's sends 5 MiB and one
 /// event of 900 KiB, RudderStack's 4 MiB and one event of 4 MiB.
@@ -172,9 +173,14 @@ struct Refused {
     problem: Item,
 }
 
+/// Counts what was said together against the limits of whoever says it: all of it or nothing.
+fn counted(caller: Caller, events: &[Result<Said<'_>, Problem>]) -> Result<Caller, Problem> {
+    caller.counted(u32::try_from(events.len()).unwrap_or(u32::MAX))
+}
+
 /// What was said together.
 struct Together<'a> {
-    tenant: &'a Tenant,
+    caller: Caller,
     /// Whose ids the events have: equal ones of another protocol are other events.
     ids_of: &'static str,
     /// When it came in.
@@ -197,7 +203,7 @@ impl Gateway {
         let mut seen = HashSet::new();
         for (chunk, events) in together.events.chunks(AT_ONCE).enumerate() {
             if began.elapsed() > PATIENCE {
-                return Err(later(taken, Problem::publish(&PublishError::Busy).retry_after(PAUSE)));
+                return Err(later(taken, Problem::publish(&PublishError::Busy).after(PAUSE)));
             }
             let submitted = join_all(events.iter().map(|event| {
                 let known = event.as_ref().ok().and_then(|said| said.message_id.as_deref());
@@ -236,7 +242,7 @@ impl Gateway {
     }
 
     async fn track_one(&self, together: &Together<'_>, said: &Said<'_>) -> Result<(), Problem> {
-        let Together { tenant, ids_of, received, .. } = *together;
+        let Together { ref caller, ids_of, received, .. } = *together;
         let sent_at = said.sent_at.known().or_else(|| together.sent.known());
         let made_up;
         let message_id = match &said.message_id {
@@ -265,13 +271,13 @@ impl Gateway {
         // Text, times and JSON that was read before: it cannot fail.
         let body = serde_json::to_vec(&written).unwrap_or_default();
         let submission = Submission {
-            tenant: tenant.clone(),
+            caller,
             kind: Event::KIND,
             format: Format::Json,
             body: &body,
             name: Name::Given { by: ids_of, name: message_id },
             when: When::Now,
-            source: None,
+            source: caller.name(),
             trace: None,
         };
         self.submit(submission).await.map(drop)
@@ -312,7 +318,7 @@ fn later(taken: usize, problem: Problem) -> Problem {
     let detail = "some of these events were accepted, or may have been, and others were not: send all of them again. Those \
                   that were accepted are known by their ids";
     let pause = problem.pause().unwrap_or(PAUSE);
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, OUTCOME_UNKNOWN, detail).retry_after(pause)
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, OUTCOME_UNKNOWN, detail).after(pause)
 }
 
 #[cfg(test)]

@@ -14,18 +14,17 @@ use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
     mend::mend,
     read::{self, Events, Id, Members, Moment},
 };
 use crate::{
     gateway::{
         Gateway,
-        caller::Caller,
         operation::{EVENTS, Operation},
         problem::Problem,
     },
-    job::Tenant,
+    keys::Scope,
 };
 
 /// Whose ids these are.
@@ -78,20 +77,15 @@ struct Answer {
     refused: Vec<Refused>,
 }
 
-/// Whose key this is.
-fn caller_of(_api_key: &str) -> Caller {
-    Caller { tenant: Tenant::DEFAULT }
-}
-
 async fn batch(Shared(gateway): Shared<Arc<Gateway>>, request: Request) -> Result<Json<Answer>, Unserved> {
     let (head, body) = request.into_parts();
     let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
     let body = mend(&body);
     let Sending { api_key, batch, sent_at: sent } = read::body(&body)?;
-    let caller = caller_of(api_key.as_deref().unwrap_or_default());
+    let caller = gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?;
     batch.check()?;
-    let events = batch.events.iter().map(|event| said(event)).collect();
-    let together = Together { tenant: &caller.tenant, ids_of: IDS_OF, received, sent, events };
+    let events: Vec<_> = batch.events.iter().map(|event| said(event)).collect();
+    let together = Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent, events };
     Ok(Json(Answer { status: "Ok", refused: gateway.track(&together).await? }))
 }
 

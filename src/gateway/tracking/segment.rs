@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
     mend::mend,
     read::{self, Events, Id, Moment},
 };
@@ -128,8 +128,8 @@ async fn batch(
     let body = mend(&body);
     let Sending { batch, sent_at: sent } = read::body(&body)?;
     batch.check()?;
-    let events = batch.events.iter().map(|event| said(event, None)).collect();
-    let together = Together { tenant: &caller.tenant, ids_of: IDS_OF, received, sent, events };
+    let events: Vec<_> = batch.events.iter().map(|event| said(event, None)).collect();
+    let together = Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent, events };
     Ok(Json(Answer { success: true, refused: gateway.track(&together).await? }))
 }
 
@@ -144,7 +144,8 @@ async fn one(
     let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
     let body = mend(&body);
     let events = vec![said(read::body(&body)?, Some(call))];
-    let together = Together { tenant: &caller.tenant, ids_of: IDS_OF, received, sent: Moment::Unsaid, events };
+    let together =
+        Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent: Moment::Unsaid, events };
     Ok(Json(Answer { success: true, refused: gateway.track(&together).await? }))
 }
 

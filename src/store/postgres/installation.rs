@@ -12,7 +12,8 @@ use crate::{
     },
 };
 
-const STEPS: &[Step] = &[(1, "jobs", include_str!("migrations/0001_jobs.sql"))];
+const STEPS: &[Step] =
+    &[(1, "jobs", include_str!("migrations/0001_jobs.sql")), (2, "keys", include_str!("migrations/0002_keys.sql"))];
 
 impl Postgres {
     async fn schema_version(&self) -> Result<i64, MigrateError> {

@@ -8,6 +8,7 @@ mod due;
 mod fleet;
 mod installation;
 mod jobs;
+mod keys;
 mod park;
 mod prune;
 mod record;

@@ -9,6 +9,7 @@ mod due;
 mod fleet;
 mod installation;
 mod jobs;
+mod keys;
 mod park;
 mod prune;
 mod record;

@@ -10,15 +10,24 @@ use warren::{
     store::{Filter, JobRecord, Known, MigrateError, Store, StoreError, Transition, sqlite::Sqlite},
 };
 
-use super::operations::{
-    a_completion_that_meets_a_tombstone_is_recorded_as_called_off,
-    a_job_is_parked_for_longer_each_time_and_given_up_at_the_limit,
-    a_job_that_nobody_has_is_called_off_at_once_and_any_other_by_a_tombstone,
-    a_replay_and_a_requeue_take_the_tombstone_away, a_suspicion_stays_until_another_outcome_clears_it,
-    a_tombstone_is_left_to_the_run_that_counts,
-    a_tombstone_of_another_tenant_loses_nothing_and_an_operators_holds_for_any, dead_letters_are_counted_up_to_a_bound,
-    processes_are_seen_while_they_live, the_age_of_what_waits_follows_from_what_was_published,
-    the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else,
+use super::{
+    keys::{
+        a_key_is_kept_as_it_was_made_and_its_name_is_taken_until_it_is_revoked,
+        a_key_that_this_build_does_not_understand_is_counted_and_lets_nobody_in,
+        a_rotation_keeps_the_former_secret_for_a_while_and_one_before_that_no_longer,
+        the_last_use_of_a_key_is_noted_and_changes_nothing_else,
+    },
+    operations::{
+        a_completion_that_meets_a_tombstone_is_recorded_as_called_off,
+        a_job_is_parked_for_longer_each_time_and_given_up_at_the_limit,
+        a_job_that_nobody_has_is_called_off_at_once_and_any_other_by_a_tombstone,
+        a_replay_and_a_requeue_take_the_tombstone_away, a_suspicion_stays_until_another_outcome_clears_it,
+        a_tombstone_is_left_to_the_run_that_counts,
+        a_tombstone_of_another_tenant_loses_nothing_and_an_operators_holds_for_any,
+        dead_letters_are_counted_up_to_a_bound, processes_are_seen_while_they_live,
+        the_age_of_what_waits_follows_from_what_was_published,
+        the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else,
+    },
 };
 use crate::harness::{
     engines::{LiteFile, PgDatabase},
@@ -31,14 +40,14 @@ pub(super) struct Fixture {
     pub(super) store: Arc<dyn Store>,
     /// The same data, as another process sees it.
     pub(super) second: Arc<dyn Store>,
-    _keep: Box<dyn std::any::Any>,
+    pub(super) keep: Box<dyn std::any::Any>,
 }
 
 async fn postgres() -> Option<Fixture> {
     let database = PgDatabase::create().await?;
     let store = Arc::new(database.store().await);
     let second = Arc::new(database.store().await);
-    Some(Fixture { store, second, _keep: Box::new(database) })
+    Some(Fixture { store, second, keep: Box::new(database) })
 }
 
 async fn sqlite() -> Option<Fixture> {
@@ -46,7 +55,7 @@ async fn sqlite() -> Option<Fixture> {
     let database = file.open().await;
     let store = Arc::new(Sqlite::new(database.clone()));
     let second = Arc::new(Sqlite::new(database));
-    Some(Fixture { store, second, _keep: Box::new(file) })
+    Some(Fixture { store, second, keep: Box::new(file) })
 }
 
 /// Every case over every store.
@@ -109,6 +118,10 @@ conformance!(
     a_suspicion_stays_until_another_outcome_clears_it,
     processes_are_seen_while_they_live,
     the_age_of_what_waits_follows_from_what_was_published,
+    a_key_is_kept_as_it_was_made_and_its_name_is_taken_until_it_is_revoked,
+    a_rotation_keeps_the_former_secret_for_a_while_and_one_before_that_no_longer,
+    the_last_use_of_a_key_is_noted_and_changes_nothing_else,
+    a_key_that_this_build_does_not_understand_is_counted_and_lets_nobody_in,
     a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands,
     the_schema_is_checked_and_is_brought_up_to_date_once,
 );

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{
+    Client, RequestBuilder, Response,
+    header::{AUTHORIZATION, HeaderMap},
+};
 use serde_json::Value;
 
 use super::wait::until;
@@ -17,6 +20,14 @@ impl Http {
     pub(crate) fn to(url: &str) -> Self {
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("a client");
         Self { client, url: url.to_owned() }
+    }
+
+    /// One that sends a key with every request.
+    pub(crate) fn with_key(url: &str, key: &str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, format!("Bearer {key}").parse().expect("a header"));
+        let client = Client::builder().no_proxy().timeout(Duration::from_secs(30)).default_headers(headers).build();
+        Self { client: client.expect("a client"), url: url.to_owned() }
     }
 
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {

@@ -91,7 +91,8 @@ impl Installation {
         self.servers.as_ref()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command that has not begun.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = bare(self.folder.path());
         command.args(arguments).arg("--config").arg(self.file()).arg("--data-dir").arg(self.data());
         command
@@ -153,8 +154,17 @@ impl Installation {
         supervised
     }
 
+    /// The same, where others can reach it too.
+    pub(crate) fn up_for_others(&self, roles: &[&str]) -> Up {
+        self.up_on("0.0.0.0:0", roles, &[])
+    }
+
     fn up_with(&self, roles: &[&str], environment: &[(&str, &str)]) -> Up {
-        let arguments = [&["up"], roles, &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]].concat();
+        self.up_on("127.0.0.1:0", roles, environment)
+    }
+
+    fn up_on(&self, address: &str, roles: &[&str], environment: &[(&str, &str)]) -> Up {
+        let arguments = [&["up"], roles, &["--listen", address, "--admin-listen", address]].concat();
         let log = self.folder.path().join(unique("log"));
         let mut command = self.command(&arguments);
         command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).expect("our own folder"));
@@ -203,7 +213,7 @@ pub(crate) fn built_in_kinds() -> Vec<Kind> {
 pub(crate) fn bare(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warren"));
     command.current_dir(folder).stdin(Stdio::null());
-    for name in ["AMQP_URL", "DATABASE_URL", "RUST_LOG"] {
+    for name in ["AMQP_URL", "DATABASE_URL", "RUST_LOG", "WARREN_KEY"] {
         command.env_remove(name);
     }
     command
