@@ -16,8 +16,9 @@
 //! }
 //! ```
 //!
-//! and `operations` in `gateway/mod.rs` names the file. What it takes is described by a type with `JsonSchema`, or by a
-//! function that writes a schema (`anything` where the body is someone else's). After a change
+//! and `operations` in `gateway/mod.rs` names the file. Which key it asks for is `auth::scope_of`'s to say; what asks for none
+//! is `for_everyone`. What it takes is described by a type with `JsonSchema`, or by a function that writes a schema
+//! (`anything` where the body is someone else's). After a change
 //! `WARREN_GOLDEN=write cargo test --test it -- the_description_of_the_interface` writes `tests/golden/openapi.json`.
 
 use std::{

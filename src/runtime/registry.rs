@@ -7,14 +7,14 @@ use std::{any::type_name, collections::BTreeMap, future::Future, pin::Pin, sync:
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::Value;
 use uuid::Uuid;
-use warren_messages::{DecodeError, EncodeError, Invalid, Message, Problem, codec};
+use warren_messages::{DecodeError, EncodeError, Invalid, Message, codec};
 use warren_workers::{
     Context, Disposition, Job, Policy, WorkError as _, Worker,
     context::{Control, Emission},
 };
 
+use super::problems::every_problem;
 use crate::{
     job::{BadName, Failure, Kind, Micros, Tenant},
     schema::Schema,
@@ -266,45 +266,6 @@ impl<W: Worker> Handler for Typed<W> {
 
     fn schema(&self) -> &Schema {
         &self.schema
-    }
-}
-
-/// A typed reader stops at the first problem; this is the way back, which only a body takes that is refused.
-fn every_problem<M: Message>(schema: &Schema, format: Format, body: &[u8], error: DecodeError) -> DecodeError {
-    let DecodeError::Unfit(first) = error else { return error };
-    let value = match format {
-        Format::Json => serde_json::from_slice(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok(),
-        Format::MessagePack => codec::to_json(body).ok(),
-    };
-    // What is no JSON value at all, such as a number that is none, is what the reader has said.
-    let Some(mut value) = value else { return DecodeError::Unfit(first) };
-    let problems = schema.problems(&value);
-    if problems.is_empty() {
-        return DecodeError::Unfit(first);
-    }
-    // Fields that nobody knows do not keep the others from being judged by the kind's own rules.
-    if problems.iter().all(|problem| problem.code == "unknown_field") {
-        for problem in &problems {
-            remove(&mut value, &problem.pointer);
-        }
-    }
-    let further = serde_json::from_value::<M>(value).ok().and_then(|message| message.validate().err());
-    let mut all = Invalid::default();
-    let seen_by_schema = |pointer: &str| problems.iter().any(|problem| problem.pointer == pointer);
-    // What only the text shows: a key that is given twice, an integer that would be rounded.
-    let first = first.problems().iter().filter(|problem| !seen_by_schema(&problem.pointer));
-    let further = further.iter().flat_map(Invalid::problems);
-    for Problem { pointer, code, detail } in first.chain(&problems).chain(further) {
-        all.add(pointer.clone(), code.clone(), detail.clone());
-    }
-    DecodeError::Unfit(all)
-}
-
-/// Takes a field out of the map that it stands in.
-fn remove(value: &mut Value, pointer: &str) {
-    let Some((around, name)) = pointer.rsplit_once('/') else { return };
-    if let Some(Value::Object(map)) = value.pointer_mut(around) {
-        map.remove(&name.replace("~1", "/").replace("~0", "~"));
     }
 }
 
