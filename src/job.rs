@@ -5,11 +5,12 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
 /// What is to be done: `webhook.deliver`. Also the routing key, and the end of the queue's name.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Kind(Arc<str>);
 
@@ -217,7 +218,7 @@ pub struct Trace {
 }
 
 /// Where a job that has a row stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Due later for the first time in this life.

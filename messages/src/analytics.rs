@@ -4,13 +4,14 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Invalid, Message, Object};
+use crate::{Invalid, Message, Object, field};
 
 /// `analytics.event` v1: one thing that someone did, or that became known of someone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Event {
     /// What is said.
+    #[serde(deserialize_with = "field::word")]
     pub call: Call,
     /// The name of what happened: of the event of a `track`, of the page of a `page`. Any other call has its own name.
     pub event: String,
@@ -30,15 +31,16 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_id: Option<String>,
     /// When it happened, corrected by how far the sender's clock was off.
+    #[serde(deserialize_with = "field::instant")]
     pub ts: Timestamp,
     /// When it happened by the sender's clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "field::optional_instant", skip_serializing_if = "Option::is_none")]
     pub orig_ts: Option<Timestamp>,
     /// When it was sent by the sender's clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "field::optional_instant", skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
     /// When it came in by ours.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "field::optional_instant", skip_serializing_if = "Option::is_none")]
     pub received_at: Option<Timestamp>,
     /// What is known of what happened, or of whom it happened to: at most 32 KB as JSON.
     #[serde(default, skip_serializing_if = "Object::is_empty")]

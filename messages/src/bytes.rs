@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Unexpected},
+};
 
 /// Bytes in a message: base64 text (RFC 4648 section 4, padded) on the wire, in JSON and in MessagePack alike, so that
 /// a body means the same in both.
@@ -56,7 +59,7 @@ impl<'de> Deserialize<'de> for Bytes {
                 STANDARD
                     .decode(text)
                     .map(Bytes)
-                    .map_err(|error| E::custom(format_args!("invalid value: not base64 (RFC 4648, padded): {error}")))
+                    .map_err(|_| E::invalid_value(Unexpected::Other("other text"), &"base64 (RFC 4648, padded)"))
             }
         }
         deserializer.deserialize_str(Text)
@@ -69,6 +72,11 @@ impl JsonSchema for Bytes {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "contentEncoding": "base64" })
+        // An encoding is only a remark to a validator; the pattern says the same, down to the bits that must be zero.
+        json_schema!({
+            "type": "string",
+            "contentEncoding": "base64",
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+        })
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Invalid, Json, Message, json};
+use crate::{Bytes, Invalid, Json, Message, field, json};
 
 /// `event.received` v1: an event as it came in, whatever protocol brought it. `source` and `id` together name it: two
 /// with the same are the same event.
@@ -21,7 +21,7 @@ pub struct Received {
     /// Which event of its source: 1 to 1,024 bytes without control characters.
     pub id: String,
     /// When it happened, as RFC 3339 with an offset.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "field::optional_instant", skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
     /// What its sender says beside its data: at most 64 headers, 16 KiB together.
     #[serde(default, deserialize_with = "json::text_map", skip_serializing_if = "BTreeMap::is_empty")]

@@ -2,10 +2,11 @@
 
 use std::{borrow::Cow, fmt};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One problem of a body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Where: a JSON pointer (RFC 6901) into the body, empty for the body as a whole.
     pub pointer: String,
@@ -46,7 +47,7 @@ impl Invalid {
 
     /// Reads a serde error: its code from its wording, which serde has kept since 1.0, its place from `pointer`.
     pub(crate) fn from_serde(pointer: String, error: &impl fmt::Display) -> Self {
-        let text = error.to_string();
+        let text = without_values(&error.to_string());
         // serde_json appends its own position, which means nothing once the pointer is known.
         let text = match text.rfind(" at line ") {
             Some(end) if !pointer.is_empty() => &text[..end],
@@ -67,6 +68,24 @@ impl Invalid {
         .map_or("bad_value", |(_, code)| code);
         Self::new(pointer, code, text)
     }
+}
+
+/// The words of a serde error without the value that it quotes: what stands in a body may be a secret, and errors are kept
+/// and logged.
+pub fn without_values(text: &str) -> String {
+    for (wording, instead) in [
+        ("invalid type: ", "invalid type: it is "),
+        ("invalid value: ", "invalid value: it is "),
+        ("unknown variant ", "unknown variant"),
+    ] {
+        let Some(rest) = text.strip_prefix(wording) else { continue };
+        // The value itself may hold these words; what is expected is said behind the last of them.
+        let Some((found, expected)) = rest.rsplit_once(", expected ") else { continue };
+        // `string "…"`, `integer `5``: what it is stands before the value.
+        let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+        return format!("{instead}{found}, expected {expected}");
+    }
+    text.to_owned()
 }
 
 impl fmt::Display for Invalid {

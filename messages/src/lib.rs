@@ -5,10 +5,12 @@
 //! may. This crate knows neither brokers nor workers nor stores: a producer can depend on it alone.
 
 pub mod codec;
+pub mod field;
 pub mod invalid;
 pub mod json;
 mod malformed;
 pub mod message;
+pub mod schema;
 
 pub mod analytics;
 mod bytes;

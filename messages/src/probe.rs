@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Invalid, Message};
+use crate::{Invalid, Message, field};
 
 /// `warren.probe` v1: does what it is told, so that every path through an installation can be taken on purpose. Every
 /// field is optional; an empty probe succeeds at once.
@@ -11,19 +11,19 @@ use crate::{Invalid, Message};
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// How many bytes the output carries. At most 700,000.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "field::whole", skip_serializing_if = "is_default")]
     pub payload_bytes: u32,
     /// How long the job waits before it does anything else, in milliseconds. At most 600,000.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "field::whole", skip_serializing_if = "is_default")]
     pub work_ms: u32,
     /// How many attempts fail, to be retried, before the fate is met. At most 100.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "field::whole", skip_serializing_if = "is_default")]
     pub fail_attempts: u16,
     /// How the job ends.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "field::word", skip_serializing_if = "is_default")]
     pub fate: Fate,
     /// How many empty probes it asks for as follow-up jobs. At most 100.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, deserialize_with = "field::whole", skip_serializing_if = "is_default")]
     pub follow_ups: u16,
 }
 

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Bytes, Invalid, Json, Message, json};
+use crate::{Bytes, Invalid, Json, Message, field, json};
 
 /// `webhook.deliver` v1: one event to one receiver, signed as Standard Webhooks asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,7 +32,7 @@ pub struct Deliver {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<String>,
     /// When it stops being worth sending, as RFC 3339 with an offset: an attempt after that is not made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "field::optional_instant", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
 }
 

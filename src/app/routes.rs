@@ -23,7 +23,7 @@ fn check(route: &Route, registry: &Registry) -> Vec<Mistake> {
         return vec![wrong("kind", format!("there is no such kind; there are {}", kinds.join(", ")))];
     };
     let Some(given) = route.body.fields() else { return Vec::new() };
-    let schema = registered.handler.schema();
+    let schema = registered.handler.schema().document();
     let mut mistakes = Vec::new();
     if schema["additionalProperties"] == false
         && let Some(fields) = schema["properties"].as_object()

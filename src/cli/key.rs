@@ -15,6 +15,7 @@ use crate::{
     config::{Config, parse_duration},
     job::{Kind, Micros, Tenant},
     keys::{Burst, Env, Grants, Key as ApiKey, KeyText, Rate, Scope, Scopes},
+    nearest::did_you_mean,
     store::Store,
 };
 
@@ -222,9 +223,7 @@ async fn find(config: &Config, store: &dyn Store, named: &str) -> Result<ApiKey,
     if let Some(key) = keys.iter().find(is_it) {
         return Err(Failure::Refused(format!("the key {} ({}) is revoked, for good", key.name, key.id)));
     }
-    let near = keys.iter().map(|key| (strsim::jaro_winkler(&key.name, named), &key.name));
-    let near = near.filter(|(likeness, _)| *likeness > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = near.map_or_else(String::new, |(_, name)| format!("; did you mean {name}?"));
+    let hint = did_you_mean(named, keys.iter().map(|key| key.name.as_str()));
     // What was named may be a whole key, which must not be repeated.
     Err(Failure::NotFound(format!("there is no key of this name or id{hint} (see `warren key list`)")))
 }

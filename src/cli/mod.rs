@@ -25,6 +25,7 @@ pub use self::failure::Failure;
 use crate::{
     app,
     config::{Config, Flags, Mistake},
+    nearest::did_you_mean,
     runtime::registry::Registry,
 };
 
@@ -142,8 +143,11 @@ impl Ask {
             let problem = match registry.change_policy(name, |policy| settings.apply(policy)) {
                 Ok(true) => continue,
                 Ok(false) => {
-                    let kinds: Vec<_> = registry.kinds().iter().map(ToString::to_string).collect();
-                    format!("there is no such kind; there are {}", kinds.join(", "))
+                    let kinds: Vec<_> = registry.iter().map(|(kind, _)| kind.as_str()).collect();
+                    match did_you_mean(name, kinds.iter().copied()) {
+                        hint if hint.is_empty() => format!("there is no such kind; there are {}", kinds.join(", ")),
+                        hint => format!("there is no such kind{hint}"),
+                    }
                 }
                 Err(error) => error.to_string(),
             };

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr, time::D
 use jiff::SignedDuration;
 use toml::{Table, Value};
 
+use crate::nearest::nearest;
+
 /// One thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -250,16 +252,9 @@ impl Layers {
     pub(super) fn finish(mut self, known: &[String]) -> Vec<Mistake> {
         for (path, (_, origin)) in std::mem::take(&mut self.settings) {
             let setting = path.join(".");
-            let nearest = known
-                .iter()
-                .map(|name| (strsim::jaro_winkler(name, &setting), name))
-                .filter(|(likeness, _)| *likeness > 0.8)
-                .max_by(|a, b| a.0.total_cmp(&b.0));
-            let problem = match nearest {
-                Some((_, name)) => format!("there is no such setting; did you mean {name}?"),
-                None => "there is no such setting".to_owned(),
-            };
-            self.mistake(&origin, &setting, problem);
+            let hint = nearest(&setting, known.iter().map(String::as_str));
+            let hint = hint.first().map_or(String::new(), |name| format!("; did you mean {name}?"));
+            self.mistake(&origin, &setting, format!("there is no such setting{hint}"));
         }
         self.mistakes
     }

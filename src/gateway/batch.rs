@@ -12,11 +12,12 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{future::join_all, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use uuid::Uuid;
-use warren_messages::codec::MAX_BYTES;
+use warren_messages::{codec::MAX_BYTES, invalid::without_values};
 
 use super::{
     Gateway,
@@ -42,11 +43,12 @@ const AT_ONCE: usize = 500;
 const WHOLE: usize = 256 << 20;
 
 /// One job of many.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Item<'a> {
     kind: String,
     #[serde(borrow, default)]
+    #[schemars(with = "serde_json::Value")]
     body: Option<&'a RawValue>,
     #[serde(default)]
     key: Option<String>,
@@ -57,7 +59,7 @@ struct Item<'a> {
 }
 
 /// What became of one.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Verdict {
     Taken {
@@ -74,6 +76,24 @@ enum Verdict {
         #[serde(flatten)]
         problem: ProblemItem,
     },
+}
+
+/// The schema of a request.
+pub(super) fn items(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "minItems": 1, "maxItems": MOST, "items": generator.subschema_for::<Item>() })
+}
+
+/// The schema of an answer.
+pub(super) fn verdicts(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "results": { "type": "array", "items": generator.subschema_for::<Verdict>() },
+            "accepted": { "type": "integer" },
+            "refused": { "type": "integer" },
+        },
+        "required": ["results", "accepted", "refused"],
+    })
 }
 
 /// How items stand beside each other.
@@ -424,11 +444,18 @@ impl Batch {
 
     fn read<'a>(&mut self, item: &'a Piece) -> Result<Item<'a>, Problem> {
         let text = item.as_ref().map_err(Problem::again)?;
-        let item: Item<'_> = serde_json::from_slice(text).map_err(|error| {
-            let detail = format!("the item is no object of kind, body, key, delay and run_at: {error}");
-            let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
-            Problem::new(status, if error.is_data() { "bad_item" } else { "invalid_json" }, detail)
+        let refused = |status, code, why: &str| {
+            let detail = format!("the item is no object of kind, body, key, delay and run_at: {why}");
+            Problem::new(status, code, detail)
+        };
+        let item: Item<'_> = serde_json::from_slice(text).map_err(|error| match error.is_data() {
+            true => refused(StatusCode::UNPROCESSABLE_ENTITY, "bad_item", &without_values(&error.to_string())),
+            false => refused(StatusCode::BAD_REQUEST, "invalid_json", &error.to_string()),
         })?;
+        // A derived reader also takes a list of the fields in order.
+        if text.trim_ascii_start().first() != Some(&b'{') {
+            return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "bad_item", "it is a list"));
+        }
         if let Some(key) = &item.key {
             request::check_key(key)?;
             if !self.keys.insert((item.kind.clone(), key.clone())) {

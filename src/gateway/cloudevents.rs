@@ -11,10 +11,9 @@ use std::{
 };
 
 use axum::{
-    Json as JsonBody, Router,
+    Json as JsonBody,
     extract::{Request, State as Shared},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -22,6 +21,7 @@ use http::{
 };
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use warren_messages::{
     Bytes, Invalid, Json,
@@ -32,6 +32,7 @@ use super::{
     Gateway,
     caller::Caller,
     event::{Data, Event, INVALID_EVENT, Taken, TakenJob},
+    operation::{EVENTS, Operation, anything, header, text},
     problem::Problem,
     request,
 };
@@ -46,8 +47,42 @@ const REQUIRED: [&str; 4] = ["id", "source", "specversion", "type"];
 /// What is not empty where it is there.
 const NOT_EMPTY: [&str; 7] = ["id", "source", "specversion", "type", "subject", "dataschema", "datacontenttype"];
 
-pub(super) fn routes() -> Router<Arc<Gateway>> {
-    Router::new().route("/v1/events", post(receive))
+pub(super) fn operations() -> Vec<Operation> {
+    let attribute = |name| header(name, "In binary mode, an attribute of the event.", text);
+    vec![
+        Operation::post("/v1/events", "sendEvents", EVENTS, "Send CloudEvents", receive)
+            .text(
+                "CloudEvents 1.0: structured, batched (at most 1,000), or binary, with any content type and the attributes in \
+                 headers. Of a batch each event is answered for itself. `source` and `id` name an event: a repeat is the same \
+                 jobs.",
+            )
+            .parameter(attribute("ce-id"))
+            .parameter(attribute("ce-source"))
+            .parameter(attribute("ce-specversion"))
+            .parameter(attribute("ce-type"))
+            .takes("application/cloudevents+json", event_schema)
+            .takes("application/cloudevents-batch+json", batch::schema)
+            .takes("application/json", anything)
+            .or_nothing()
+            .answers(200, "What became of each event of a batch.", SchemaGenerator::subschema_for::<batch::Verdicts>)
+            .answers(202, "Every job that it becomes is durable.", SchemaGenerator::subschema_for::<Taken>)
+            .with_header(202, "Location", "Where the job is, if there is one only.")
+            .refuses(&[400, 408, 409, 413, 415, 422, 503, 507]),
+    ]
+}
+
+/// The schema of an event in structured mode.
+fn event_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "string", "minLength": 1 },
+            "source": { "type": "string", "minLength": 1 },
+            "specversion": { "const": "1.0" },
+            "type": { "type": "string", "minLength": 1 },
+        },
+        "required": REQUIRED,
+    })
 }
 
 async fn receive(Shared(gateway): Shared<Arc<Gateway>>, caller: Caller, request: Request) -> Result<Response, Problem> {
@@ -267,6 +302,10 @@ fn structured(text: &[u8]) -> Result<CloudEvent, Problem> {
             (_, Value::Null) => {}
             ("data_base64", _) => attributes.wrong(&name, "wrong_type", "must be base64 text"),
             (_, Value::String(value)) => attributes.add(&name, value),
+            // Only what others have added may be anything but text.
+            (known, Value::Bool(_) | Value::Number(_)) if known == "time" || NOT_EMPTY.contains(&known) => {
+                attributes.wrong(&name, "wrong_type", "must be text");
+            }
             (_, Value::Bool(value)) => attributes.add(&name, value.to_string()),
             (_, Value::Number(value)) if value.as_i64().is_some_and(|value| i32::try_from(value).is_ok()) => {
                 attributes.add(&name, value.to_string());

@@ -8,6 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use futures_util::future::join_all;
 use http::StatusCode;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 use warren_messages::{Bytes, Json, Message as _, Problem as FieldProblem, codec, event::Received};
@@ -91,14 +92,14 @@ impl Data {
 }
 
 /// What an event became.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Taken {
     /// At least one job.
     pub(super) jobs: Vec<TakenJob>,
 }
 
 /// One job that an event became.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct TakenJob {
     /// Its id.
     pub(super) id: Uuid,

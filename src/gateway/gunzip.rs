@@ -195,8 +195,8 @@ mod tests {
             let at = at.index(packed.len());
             packed[at] ^= flip;
             if let (Ok(whole), _) = unpack(&packed, 1 << 20, 1000) {
-                // Only what says nothing about the content was hit: flags of its name, its time or its origin.
-                prop_assert!(at < 10, "byte {} of {}", at, packed.len());
+                // What was hit says nothing about the content: its name, its time or its origin; or a repeat within equal
+                // bytes came from another place.
                 prop_assert_eq!(whole, plain);
             }
         }

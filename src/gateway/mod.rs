@@ -9,9 +9,15 @@ mod batch;
 mod body;
 pub mod caller;
 mod cloudevents;
+mod describe;
+mod docs;
 mod event;
 mod gunzip;
 mod hooks;
+mod jobs;
+mod openapi;
+mod operation;
+mod page;
 pub mod problem;
 mod recent;
 mod request;
@@ -26,12 +32,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, RawQuery, Request, State as Shared},
+    extract::{RawQuery, Request, State as Shared},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use http::{HeaderValue, StatusCode, header::LOCATION};
-use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 use warren_messages::codec::MAX_BYTES;
@@ -40,8 +45,11 @@ use self::{
     auth::Door,
     caller::Caller,
     hooks::Hooks,
+    operation::Operation,
+    page::Page,
     problem::Problem,
     recent::Recent,
+    request::Path,
     status::JobView,
     submit::{Name, Submission, Submitted},
     wait::Waiters,
@@ -69,6 +77,8 @@ pub struct Gateway {
     door: Door,
     /// How long a job without a key is remembered.
     remembered: Micros,
+    /// What it says of itself.
+    description: Page,
 }
 
 /// What a gateway works on.
@@ -97,6 +107,7 @@ impl Gateway {
         let Parts { registry, broker, store, minter, sources, events, door, remembered } = parts;
         let remembered = Micros::try_from(remembered.as_micros()).unwrap_or(Micros::MAX);
         let waiters = Waiters::new(store.clone());
+        let description = Page::json("application/json", &openapi::document(&operations(), &registry));
         Self {
             registry,
             broker,
@@ -108,18 +119,13 @@ impl Gateway {
             events,
             door,
             remembered,
+            description,
         }
     }
 
     /// Its routes.
     pub fn routes(self) -> Router {
-        Router::new()
-            .route("/v1/jobs", post(submit_many))
-            .route("/v1/jobs/{kind_or_id}", post(submit_one).get(show_one).delete(cancel_one))
-            .merge(cloudevents::routes())
-            .merge(hooks::routes())
-            .route("/", get(index))
-            .merge(tracking::routes())
+        router()
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
             .layer(axum::middleware::from_fn(auth::around))
@@ -127,7 +133,28 @@ impl Gateway {
     }
 }
 
-#[derive(Serialize)]
+/// Everything that it offers, in the order in which it is described.
+fn operations() -> Vec<Operation> {
+    [
+        jobs::operations(),
+        cloudevents::operations(),
+        hooks::operations(),
+        tracking::operations(),
+        describe::operations(),
+        docs::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn router() -> Router<Arc<Gateway>> {
+    operation::router(operations())
+}
+
+/// A job that was accepted.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Accepted")]
 struct Answer {
     id: Uuid,
     kind: Kind,
@@ -205,7 +232,9 @@ async fn show_one(
     }))
 }
 
-#[derive(Serialize)]
+/// A job that was called off, or is to be.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Cancelled")]
 struct CancelAnswer {
     id: Uuid,
     state: &'static str,
@@ -225,27 +254,32 @@ async fn cancel_one(
     })
 }
 
-#[derive(Serialize)]
-struct Index {
-    service: &'static str,
-    version: &'static str,
-    time: Timestamp,
-    kinds: Vec<Kind>,
-}
-
-async fn index(Shared(gateway): Shared<Arc<Gateway>>) -> Json<Index> {
-    Json(Index {
-        service: "warren",
-        version: env!("CARGO_PKG_VERSION"),
-        time: Timestamp::now(),
-        kinds: gateway.registry.kinds(),
-    })
-}
-
 async fn no_such_page() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here; jobs go to POST /v1/jobs/{kind}")
 }
 
 async fn no_such_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this page has other methods, see Allow")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_in_the_description() {
+        // axum tells its routes only to those who debug it.
+        let routes = format!("{:?}", router());
+        let is_ours = |piece: &&str| piece.starts_with('/') && !piece.contains("__private");
+        let routed: BTreeSet<_> = routes.split('"').filter(is_ours).map(str::to_owned).collect();
+        let operations = operations();
+        let described: BTreeSet<_> =
+            operations.iter().flat_map(|it| it.also.iter().chain([&it.path])).map(|path| (*path).to_owned()).collect();
+        assert!(described.contains("/v1/jobs/{kind_or_id}"), "{described:?}");
+        assert_eq!(routed, described, "give it an operation, as gateway/operation.rs says");
+        let ids: BTreeSet<_> = operations.iter().map(|operation| operation.id).collect();
+        assert_eq!(ids.len(), operations.len(), "each has a name of its own");
+    }
 }

@@ -10,6 +10,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use tracing::error;
 use warren_messages::{DecodeError, Invalid, Problem as FieldProblem};
@@ -18,6 +19,7 @@ use crate::{
     broker::PublishError,
     job::chain,
     runtime::registry::{Format, Rejected},
+    schema::MOST_PROBLEMS,
     store::StoreError,
 };
 
@@ -52,7 +54,8 @@ pub(super) enum Challenge {
 }
 
 /// A problem of one item among many.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "ItemProblem")]
 pub struct Item {
     status: u16,
     code: &'static str,
@@ -63,8 +66,9 @@ pub struct Item {
     job: Option<uuid::Uuid>,
 }
 
-/// The body of a problem.
-#[derive(Serialize)]
+/// A request that cannot be served, and why (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
 struct ProblemBody<'a> {
     #[serde(rename = "type")]
     kind: String,
@@ -79,6 +83,11 @@ struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<uuid::Uuid>,
     request_id: &'a str,
+}
+
+/// The schema of every problem.
+pub(super) fn schema(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<ProblemBody>()
 }
 
 impl Item {
@@ -195,7 +204,7 @@ impl Problem {
     /// A body that was not accepted.
     pub fn rejected(rejected: &Rejected, format: Format) -> Self {
         let invalid = |invalid: &Invalid| Self {
-            errors: invalid.problems().to_vec(),
+            errors: invalid.problems().iter().take(MOST_PROBLEMS).cloned().collect(),
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "the body breaks the rules of its kind")
         };
         match rejected {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use axum::{body::Body, extract::FromRequestParts};
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 
 use super::{
     body::Incoming,
@@ -12,6 +13,24 @@ use super::{
     submit::{FURTHEST, When},
 };
 use crate::{config::parse_duration, job::Trace, runtime::registry::Format};
+
+/// What stands in the path, once it is decoded.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(path)| Self(path)).map_err(|_| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "bad_path",
+                "the path is not UTF-8 once its percent signs are decoded",
+            )
+        })
+    }
+}
 
 /// Reads a body whole, but no more than so many bytes of it, neither as it comes in nor unpacked.
 pub(super) async fn read_body(headers: &HeaderMap, body: Body, at_most: usize) -> Result<bytes::Bytes, Problem> {
@@ -94,7 +113,7 @@ pub(super) fn when_of(delay: Option<&str>, run_at: Option<&str>) -> Result<When,
 }
 
 /// The longest that a request may wait for its job.
-const LONGEST_WAIT: u64 = 60;
+pub(super) const LONGEST_WAIT: u64 = 60;
 
 /// How long a request wants to wait for its job: `Prefer: wait=10` (RFC 7240).
 pub(super) fn prefer_wait(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {

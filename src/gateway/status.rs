@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -21,7 +22,8 @@ use crate::{
 use http::StatusCode;
 
 /// A job, as it is shown over HTTP and by the command line.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Job")]
 pub struct JobView {
     /// Which job.
     pub id: Uuid,
@@ -80,7 +82,8 @@ pub struct JobView {
 }
 
 /// A failed attempt.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Attempt")]
 pub struct AttemptView {
     /// Its number, from 1; begins again at a replay.
     pub attempt: u16,

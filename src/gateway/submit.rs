@@ -16,6 +16,7 @@ use crate::{
     broker::{Outgoing, PublishError},
     clock, crash_point, id,
     job::{Due, Envelope, Key, Kind, Micros, NewJob, State, Trace},
+    nearest::{did_you_mean, shorten},
     runtime::registry::{Accepted, Format},
     store::{Known, StoreError},
     telemetry::IDEMPOTENT_HITS,
@@ -205,19 +206,12 @@ impl Gateway {
         }
     }
 
-    fn unknown_kind(&self, name: &str) -> Problem {
+    /// What is said to a kind that is not there.
+    pub(super) fn unknown_kind(&self, name: &str) -> Problem {
         if let Err(rule) = Kind::new(name) {
             return Problem::field("bad_kind_name", "", format!("`{}` is no kind: {rule}", shorten(name)));
         }
-        let mut near: Vec<_> = self
-            .registry
-            .iter()
-            .map(|(kind, _)| (strsim::jaro_winkler(kind.as_str(), name), kind.as_str()))
-            .filter(|(likeness, _)| *likeness > 0.7)
-            .collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let near: Vec<_> = near.into_iter().take(3).map(|(_, kind)| kind).collect();
-        let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(" or ")) };
+        let hint = did_you_mean(name, self.registry.iter().map(|(kind, _)| kind.as_str()));
         Problem::new(StatusCode::NOT_FOUND, "unknown_kind", format!("there is no kind {name}{hint}"))
     }
 }
@@ -255,9 +249,4 @@ fn due(when: When) -> Result<(Option<Due>, bool), Problem> {
             Ok((Some(Due::At(at)), false))
         }
     }
-}
-
-/// A name that is no name may be anything.
-pub(super) fn shorten(name: &str) -> String {
-    name.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::nearest::nearest;
+
 /// One thing that may be done with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
@@ -62,9 +64,7 @@ impl FromStr for Scope {
         if let Some(scope) = Self::ALL.into_iter().find(|scope| scope.as_str() == text) {
             return Ok(scope);
         }
-        let likeness = |scope: &Self| strsim::jaro_winkler(scope.as_str(), text);
-        let nearest = Self::ALL.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-        let hint = nearest.filter(|scope| likeness(scope) > 0.7);
+        let hint = nearest(text, Self::ALL.map(Self::as_str)).first().copied();
         let hint = hint.map_or_else(String::new, |scope| format!("; did you mean {scope}?"));
         let name = text.chars().take(40).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         Err(UnknownScope { name, hint })

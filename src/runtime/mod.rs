@@ -12,6 +12,7 @@ mod intake;
 mod lane;
 mod outcome;
 mod prefetch;
+mod problems;
 pub mod registry;
 mod running;
 mod tombstones;

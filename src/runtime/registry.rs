@@ -7,7 +7,6 @@ use std::{any::type_name, collections::BTreeMap, future::Future, pin::Pin, sync:
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::Value;
 use uuid::Uuid;
 use warren_messages::{DecodeError, EncodeError, Invalid, Message, codec};
 use warren_workers::{
@@ -15,7 +14,11 @@ use warren_workers::{
     context::{Control, Emission},
 };
 
-use crate::job::{BadName, Failure, Kind, Micros, Tenant};
+use super::problems::every_problem;
+use crate::{
+    job::{BadName, Failure, Kind, Micros, Tenant},
+    schema::Schema,
+};
 
 /// The kinds that this build knows.
 #[derive(Clone, Default)]
@@ -71,7 +74,8 @@ impl Registry {
         if !problems.is_empty() {
             return Err(RegisterError::Policy { kind, problems });
         }
-        let registered = Registered { policy, handler: Arc::new(Typed { worker }) };
+        let schema = Schema::new(&kind, W::Message::VERSION, warren_messages::schema::of::<W::Message>);
+        let registered = Registered { policy, handler: Arc::new(Typed { worker, schema }) };
         if self.kinds.insert(kind.clone(), registered).is_some() {
             return Err(RegisterError::Twice(kind));
         }
@@ -190,26 +194,29 @@ pub enum Performed {
 
 /// A worker without its types.
 pub trait Handler: Send + Sync {
-    /// Reads, checks and encodes a body that comes in. `with_digest` asks for the digest of its canonical JSON.
+    /// Reads, checks and encodes a body that comes in. `with_digest` asks for the digest of its canonical JSON. What is
+    /// refused is told with every problem that can be found.
     fn accept(&self, format: Format, body: &[u8], with_digest: bool) -> Result<Accepted, Rejected>;
 
     /// One attempt. Does not guard against panics.
     fn perform(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Performed> + Send>>;
 
     /// The JSON Schema of the layout that this build writes.
-    fn schema(&self) -> Value;
+    fn schema(&self) -> &Schema;
 }
 
 struct Typed<W> {
     worker: W,
+    schema: Schema,
 }
 
 impl<W: Worker> Handler for Typed<W> {
     fn accept(&self, format: Format, body: &[u8], with_digest: bool) -> Result<Accepted, Rejected> {
         let message: W::Message = match format {
-            Format::Json => codec::from_json(body)?,
-            Format::MessagePack => codec::decode(W::Message::VERSION, body)?,
-        };
+            Format::Json => codec::from_json(body),
+            Format::MessagePack => codec::decode(W::Message::VERSION, body),
+        }
+        .map_err(|error| every_problem::<W::Message>(&self.schema, format, body, error))?;
         message.validate().map_err(Rejected::Invalid)?;
         let body = codec::encode(&message).map_err(|_| Rejected::TooLarge)?;
         let digest = if with_digest {
@@ -257,8 +264,8 @@ impl<W: Worker> Handler for Typed<W> {
         })
     }
 
-    fn schema(&self) -> Value {
-        schemars::schema_for!(W::Message).into()
+    fn schema(&self) -> &Schema {
+        &self.schema
     }
 }
 

@@ -30,7 +30,7 @@ async fn every_item_is_answered_and_a_bad_one_spoils_no_other() {
         { "kind": "warren.probe", "key": "a", "delay": "1h" },
         { "kind": "warren.probe", "key": "a" },
         { "kind": "warren.probe", "priority": 1 },
-        7,
+        ["warren.probe"],
         { "kind": "warren.probe", "key": "two words" },
         { "kind": "warren.probe", "delay": "soon" },
         { "kind": "warren.probe", "body": { "payload_bytes": 1 } },

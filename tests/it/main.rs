@@ -26,6 +26,8 @@ mod poison;
 mod pressure;
 mod processes;
 mod runtime;
+mod schemas;
+mod selfdescription;
 mod tls;
 mod tracking;
 mod tracking_sdks;

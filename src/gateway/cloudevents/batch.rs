@@ -10,6 +10,7 @@ use axum::{
 };
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use warren_messages::codec::MAX_BYTES;
@@ -32,8 +33,9 @@ const AT_ONCE: usize = 250;
 const PAUSE_SECONDS: u64 = 5;
 
 /// What became of one event of many.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "EventVerdict")]
 enum Verdict {
     Taken {
         index: usize,
@@ -48,11 +50,18 @@ enum Verdict {
     },
 }
 
-#[derive(Serialize)]
-struct Verdicts {
+/// What became of many events.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EventVerdicts")]
+pub(super) struct Verdicts {
     results: Vec<Verdict>,
     accepted: usize,
     refused: usize,
+}
+
+/// The schema of many events. A bad one is refused for itself.
+pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array" })
 }
 
 impl Gateway {

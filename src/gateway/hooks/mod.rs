@@ -23,10 +23,9 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
-    extract::{Path, Request, State as Shared},
+    Json,
+    extract::{Request, State as Shared},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -34,6 +33,7 @@ use http::{
     request,
 };
 use jiff::Timestamp;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use tracing::debug;
 use warren_messages::codec::MAX_BYTES;
@@ -43,13 +43,14 @@ use super::{
     Gateway,
     caller::Caller,
     event::{Data, Event, Taken, TakenJob},
+    operation::{EVENTS, Operation, anything, path, text},
     problem::Problem,
-    request::{read_body, trace},
-    submit::shorten,
+    request::{Path, read_body, trace},
 };
 use crate::{
     clock,
     config::{Scheme, Source, SourceSecret},
+    nearest::{did_you_mean, shorten},
     telemetry::HOOKS,
 };
 
@@ -157,22 +158,33 @@ impl Hooks {
     }
 
     fn unknown(&self, name: &str) -> Problem {
-        let name = shorten(name);
-        let likeness = |known: &str| strsim::jaro_winkler(known, &name);
-        let mut near: Vec<_> = self.sources.keys().filter(|known| likeness(known) > 0.7).collect();
-        near.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)).then_with(|| a.cmp(b)));
-        let near: Vec<_> = near.into_iter().take(3).map(String::as_str).collect();
-        let hint = match near.as_slice() {
-            [] => "; a source is configured as [source.NAME]".to_owned(),
-            near => format!("; did you mean {}?", near.join(" or ")),
+        let hint = match did_you_mean(name, self.sources.keys().map(String::as_str)) {
+            hint if hint.is_empty() => "; a source is configured as [source.NAME]".to_owned(),
+            hint => hint,
         };
+        let name = shorten(name);
         Problem::new(StatusCode::NOT_FOUND, "unknown_source", format!("no webhooks are taken from {name}{hint}"))
     }
 }
 
-/// The routes of webhooks.
-pub(super) fn routes() -> Router<Arc<Gateway>> {
-    Router::new().route(&format!("{PAGE}/{{source}}"), post(receive))
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        Operation::post("/v1/hooks/{source}", "receiveWebhook", EVENTS, "Send a signed webhook", receive)
+            .for_everyone()
+            .text(
+                "Checked on the bytes as they come in, by the scheme that the source is configured with. The answer comes after \
+                 every job of the event is durable.",
+            )
+            .parameter(path("source", "Which source, as it is configured.", text))
+            .takes("application/json", anything)
+            .takes("application/x-www-form-urlencoded", anything)
+            .or_nothing()
+            .answers(200, "It had been received before.", SchemaGenerator::subschema_for::<Answer>)
+            .answers_with(200, "It had been received before.", "text/xml", text)
+            .answers(202, "It is durable.", SchemaGenerator::subschema_for::<Answer>)
+            .answers_with(202, "It is durable.", "text/xml", text)
+            .refuses(&[400, 401, 404, 408, 413, 415, 422, 503, 507]),
+    ]
 }
 
 async fn receive(
@@ -270,7 +282,9 @@ impl Known {
     }
 }
 
-#[derive(Serialize)]
+/// What became of a webhook.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "WebhookTaken")]
 struct Answer {
     code: &'static str,
     id: String,

@@ -14,18 +14,17 @@ mod segment;
 use std::{
     borrow::Cow,
     collections::HashSet,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
     body::Body,
     response::{IntoResponse, Response},
 };
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tracing::warn;
@@ -38,6 +37,7 @@ use self::read::{Members, Moment};
 use super::{
     Gateway,
     caller::Caller,
+    operation::Operation,
     problem::{Item, OUTCOME_UNKNOWN, Problem},
     request,
     submit::{Name, Submission, When},
@@ -59,9 +59,17 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// The furthest that an event may lie ahead of our clock.
 const FURTHEST_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
-/// The routes of all of them.
-pub(super) fn routes() -> Router<Arc<Gateway>> {
-    segment::routes().merge(posthog::routes())
+/// The operations of all of them.
+pub(super) fn operations() -> Vec<Operation> {
+    [segment::operations(), posthog::operations()].into_iter().flatten().collect()
+}
+
+/// What each of them refuses.
+const REFUSED: &[u16] = &[400, 404, 408, 413, 415, 422, 503];
+
+/// The schema of many events. What each is, its protocol says; a bad one is refused for itself.
+fn batch_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "properties": { "batch": { "type": "array" } }, "required": ["batch"] })
 }
 
 /// A request that was not served. The answer repeats its sentence as `message`, which RudderStack's SDK needs: without
@@ -154,7 +162,8 @@ struct Written<'a> {
 }
 
 /// An event that was not taken, and will not be if it comes again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RefusedEvent")]
 struct Refused {
     /// Its place in the request, from 0.
     index: usize,

@@ -5,29 +5,39 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Request, State as Shared},
-    routing::post,
 };
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, Refused, Said, Together, Unserved, counted,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
     mend::mend,
     read::{self, Events, Id, Members, Moment},
 };
 use crate::{
-    gateway::{Gateway, problem::Problem},
+    gateway::{
+        Gateway,
+        operation::{EVENTS, Operation},
+        problem::Problem,
+    },
     keys::Scope,
 };
 
 /// Whose ids these are.
 const IDS_OF: &str = "tracking:posthog";
 
-pub(super) fn routes() -> Router<Arc<Gateway>> {
-    Router::new().route("/batch", post(batch)).route("/batch/", post(batch))
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        Operation::post("/batch", "posthogBatch", EVENTS, "Send events as PostHog's SDKs do", batch)
+            .also("/batch/")
+            .takes("application/json", batch_schema)
+            .answers(200, "Each event is durable, or refused by name.", SchemaGenerator::subschema_for::<Answer>)
+            .refuses(REFUSED),
+    ]
 }
 
 #[derive(Deserialize)]
@@ -58,7 +68,9 @@ struct Item<'a> {
     set_once: Option<&'a RawValue>,
 }
 
-#[derive(Serialize)]
+/// What became of events.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PosthogAnswer")]
 struct Answer {
     status: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -6,36 +6,57 @@
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Request, State as Shared},
-    routing::post,
 };
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, Refused, Said, Together, Unserved, counted,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
     mend::mend,
     read::{self, Events, Id, Moment},
 };
-use crate::gateway::{Gateway, caller::Caller, problem::Problem};
+use crate::gateway::{
+    Gateway,
+    caller::Caller,
+    operation::{EVENTS, Operation, anything},
+    problem::Problem,
+};
 
 /// Whose message ids these are.
 const IDS_OF: &str = "tracking:segment";
 
-pub(super) fn routes() -> Router<Arc<Gateway>> {
-    let mut routes = Router::new().route("/v1/batch", post(batch)).route("/v1/batch/", post(batch));
-    for call in Call::ALL {
-        for slash in ["", "/"] {
-            routes = routes.route(
-                &format!("/v1/{}{slash}", call.as_str()),
-                post(move |gateway, caller, request| one(call, gateway, caller, request)),
-            );
-        }
-    }
-    routes
+pub(super) fn operations() -> Vec<Operation> {
+    const TAKEN: &str = "Each event is durable, or refused by name.";
+    let single = |(call, id, path, slashed): (Call, _, _, _)| {
+        let handler = move |gateway, caller, request| one(call, gateway, caller, request);
+        Operation::post(path, id, EVENTS, "Send one event as Segment's SDKs do", handler)
+            .also(slashed)
+            .takes("application/json", anything)
+            .answers(200, TAKEN, SchemaGenerator::subschema_for::<Answer>)
+            .refuses(REFUSED)
+    };
+    let many = Operation::post("/v1/batch", "segmentBatch", EVENTS, "Send events as Segment's SDKs do", batch)
+        .also("/v1/batch/")
+        .text("RudderStack's SDKs as well.")
+        .takes("application/json", batch_schema)
+        .answers(200, TAKEN, SchemaGenerator::subschema_for::<Answer>)
+        .refuses(REFUSED);
+    [many].into_iter().chain(SINGLE.map(single)).collect()
 }
+
+/// A page for each call.
+const SINGLE: [(Call, &str, &str, &str); Call::ALL.len()] = [
+    (Call::Track, "segmentTrack", "/v1/track", "/v1/track/"),
+    (Call::Identify, "segmentIdentify", "/v1/identify", "/v1/identify/"),
+    (Call::Page, "segmentPage", "/v1/page", "/v1/page/"),
+    (Call::Screen, "segmentScreen", "/v1/screen", "/v1/screen/"),
+    (Call::Group, "segmentGroup", "/v1/group", "/v1/group/"),
+    (Call::Alias, "segmentAlias", "/v1/alias", "/v1/alias/"),
+];
 
 #[derive(Deserialize)]
 struct Sending<'a> {
@@ -88,7 +109,8 @@ struct Context<'a> {
 }
 
 /// `success` says that the request is dealt with and need not come again, as these SDKs want to hear it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SegmentAnswer")]
 struct Answer {
     success: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
