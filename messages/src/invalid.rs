@@ -35,6 +35,11 @@ impl Invalid {
         self.problems.push(Problem { pointer: pointer.into(), code: code.into(), detail: detail.into() });
     }
 
+    /// Notes what else was found.
+    pub fn append(&mut self, mut other: Self) {
+        self.problems.append(&mut other.problems);
+    }
+
     /// What was noted, in order.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -83,6 +88,8 @@ pub fn without_values(text: &str) -> String {
         let Some((found, expected)) = rest.rsplit_once(", expected ") else { continue };
         // `string "…"`, `integer `5``: what it is stands before the value.
         let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+        // As which the reader of MessagePack offers what JSON has nothing like.
+        let found = if found == "newtype struct" { "an extension type of MessagePack" } else { found };
         return format!("{instead}{found}, expected {expected}");
     }
     text.to_owned()

@@ -137,7 +137,7 @@ pub enum Rejected {
     /// It is not of its format, or not of its kind.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// It breaks the rules of its kind.
+    /// It breaks the rules of its kind, or of this installation.
     #[error("the body breaks the rules of its kind")]
     Invalid(#[source] Invalid),
     /// It does not fit into a message once it is encoded.
@@ -217,7 +217,11 @@ impl<W: Worker> Handler for Typed<W> {
             Format::MessagePack => codec::decode(W::Message::VERSION, body),
         }
         .map_err(|error| every_problem::<W::Message>(&self.schema, format, body, error))?;
-        message.validate().map_err(Rejected::Invalid)?;
+        let mut invalid = message.validate().err().unwrap_or_default();
+        if let Err(forbidden) = self.worker.check(&message) {
+            invalid.append(forbidden);
+        }
+        invalid.into_result().map_err(Rejected::Invalid)?;
         let body = codec::encode(&message).map_err(|_| Rejected::TooLarge)?;
         let digest = if with_digest {
             // serde_json sorts the keys of a map, so equal bodies are equal text.

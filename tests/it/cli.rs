@@ -142,7 +142,7 @@ fn what_could_steer_a_terminal_is_shown_as_what_it_is() {
     let installation = Installation::embedded("");
     let up = installation.up(&[]);
     let body = json!({
-        "url": "https://127.0.0.1/\u{1b}[31m", "event_type": "x", "event_id": "1",
+        "url": "https://example.com/\u{1b}[31m", "event_type": "x", "event_id": "1", "deadline": "2020-01-01T00:00:00Z",
         "body": { "text": "\u{1b}]0;owned\u{7}\u{202e}" },
     });
     let sent = installation.run(&[

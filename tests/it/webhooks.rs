@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    http::Http,
+    http::{Http, parts},
     process::{Installation, Up},
     receiver::{Receiver, SECRET},
     wait::until,
@@ -21,7 +21,7 @@ fn configuration(kind: &str) -> String {
 
 struct Shop {
     installation: Installation,
-    _up: Up,
+    up: Up,
     http: Http,
     receiver: Receiver,
 }
@@ -38,7 +38,7 @@ impl Shop {
     fn open(installation: Installation, receiver: Receiver) -> Self {
         let up = installation.up(&[]);
         let http = Http::to(up.gateway());
-        Self { installation, _up: up, http, receiver }
+        Self { installation, up, http, receiver }
     }
 
     fn message(&self, path: &str) -> Value {
@@ -89,7 +89,7 @@ on_both!(
     a_receiver_that_is_gone_is_not_tried_again,
     a_receiver_that_never_answers_is_timed_out_and_counted with "timeout = \"500ms\"\n",
     one_stuck_host_does_not_delay_the_others,
-    a_private_target_that_is_not_allowed_is_a_dead_letter,
+    a_private_target_is_refused_and_one_that_is_no_longer_allowed_is_a_dead_letter,
 );
 
 async fn a_webhook_arrives_signed_and_its_story_can_be_told(shop: Shop) {
@@ -191,10 +191,28 @@ async fn one_stuck_host_does_not_delay_the_others(mut shop: Shop) {
     }
 }
 
-async fn a_private_target_that_is_not_allowed_is_a_dead_letter(shop: Shop) {
+async fn a_private_target_is_refused_and_one_that_is_no_longer_allowed_is_a_dead_letter(shop: Shop) {
     let mut message = shop.message("/x");
     message["url"] = json!("http://169.254.169.254/latest/meta-data");
-    let id = shop.http.submit("webhook.deliver", &message).await;
-    let job = shop.http.job_in(&id, "dead").await;
+    let refused = shop.http.post("/v1/jobs/webhook.deliver").json(&message).send().await.unwrap();
+    let (status, problem) = parts(refused).await;
+    let error = &problem["errors"][0];
+    assert_eq!(
+        (status, error["pointer"].as_str(), error["code"].as_str()),
+        (422, Some("/url"), Some("private_address"))
+    );
+    // Its worker judges anew, by the rules of its own time.
+    let later = shop.http.post("/v1/jobs/webhook.deliver").header("warren-delay", "4s").json(&shop.message("/x"));
+    let (status, accepted) = parts(later.send().await.unwrap()).await;
+    assert_eq!(status, 202, "{accepted}");
+    let Shop { installation, up, receiver, .. } = shop;
+    up.kill();
+    let before = std::fs::read_to_string(installation.file()).unwrap();
+    let after = before.replace("[\"127.0.0.0/8\"]", "[]");
+    assert_ne!(before, after);
+    std::fs::write(installation.file(), after).unwrap();
+    let up = installation.up(&[]);
+    let job = Http::to(up.gateway()).job_in(accepted["id"].as_str().unwrap(), "dead").await;
     assert_eq!((job["reason"].as_str(), job["attempts"].as_array().unwrap().len()), (Some("private_address"), 1));
+    assert_eq!(receiver.requests("/x").len(), 0, "nothing was sent");
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, convert::Infallible, error::Error, future::Future, time::
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
-use warren_messages::Message;
+use warren_messages::{Invalid, Message};
 
 use crate::{Context, Policy};
 
@@ -30,6 +30,17 @@ pub trait Worker: Send + Sync + 'static {
         job: Job<Self::Message>,
         cx: &mut Context,
     ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+
+    /// What this installation forbids in a message that keeps the rules of its kind, such as a target within its own
+    /// network. Asked when a job comes in, so that its sender is told; it must be quick and ask nobody.
+    ///
+    /// # Errors
+    ///
+    /// Every problem at once.
+    fn check(&self, message: &Self::Message) -> Result<(), Invalid> {
+        _ = message;
+        Ok(())
+    }
 
     /// How many at once, how long, how often.
     fn policy(&self) -> Policy {

@@ -41,6 +41,9 @@ pub enum Refused {
     /// A private address stands in the URL itself.
     #[error("{0} is a private address, which `webhook.allow_private` does not list")]
     Literal(IpAddr),
+    /// A name that belongs to the loopback addresses, whatever a resolver says of it (RFC 6761).
+    #[error("{0} is this machine itself, and `webhook.allow_private` lists no loopback address")]
+    Loopback(String),
     /// The name resolves to a private address; another look-up may not.
     #[error("{name} resolves to {address}, a private address, which `webhook.allow_private` does not list")]
     Resolved {
@@ -58,6 +61,18 @@ pub enum Refused {
     /// Nothing to connect to.
     #[error("the URL names no host")]
     NoHost,
+}
+
+impl Refused {
+    /// A stable name for it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Literal(_) | Self::Loopback(_) | Self::Resolved { .. } => "private_address",
+            Self::Insecure => "insecure_url",
+            Self::Port(_) => "bad_port",
+            Self::NoHost => "bad_url",
+        }
+    }
 }
 
 /// Looks a name up. The system's own resolver, or a test's.
@@ -88,12 +103,18 @@ impl Guard {
         Self { rules: Arc::new(rules), lookup }
     }
 
-    /// Judges what the URL alone tells: scheme, port, and an address that is written out.
+    /// Judges what the URL alone tells: scheme, port, an address that is written out, and the names of this machine.
     pub fn check(&self, url: &Url) -> Result<(), Refused> {
         let address = match url.host().ok_or(Refused::NoHost)? {
             Host::Ipv4(address) => Some(IpAddr::V4(address)),
             Host::Ipv6(address) => Some(IpAddr::V6(address)),
-            Host::Domain(_) => None,
+            Host::Domain(name) => {
+                let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+                if is_loopback(name) && !loopback.into_iter().any(|address| self.rules.lists(address)) {
+                    return Err(Refused::Loopback(name.to_owned()));
+                }
+                None
+            }
         };
         if let Some(address) = address {
             if self.rules.lists(address) {
@@ -142,6 +163,13 @@ impl Rules {
         let address = address.to_canonical();
         self.allow_private.iter().any(|net| net.contains(&address))
     }
+}
+
+/// Whether a name is `localhost` or lies under it. A dot behind it changes nothing.
+fn is_loopback(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    // The URL's reader has made it lower case.
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Whether an address is none that the public internet routes to a stranger: the special-purpose registries of IANA,

@@ -19,7 +19,7 @@ use reqwest::{
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout_at;
 use url::Url;
-use warren_messages::webhook::Deliver as Message;
+use warren_messages::{Invalid, webhook::Deliver as Message};
 
 use self::{
     guard::{Guard, Refused, Rules},
@@ -150,10 +150,8 @@ impl WorkError for Error {
             Self::Status { .. } => "bad_status",
             Self::TimedOut => "timed_out",
             Self::Unreachable(_) => "unreachable",
-            Self::Refused(Refused::Literal(_) | Refused::Resolved { .. }) => "private_address",
-            Self::Refused(Refused::Insecure) => "insecure_url",
-            Self::Refused(Refused::Port(_)) => "bad_port",
-            Self::Refused(Refused::NoHost) | Self::BadUrl(_) => "bad_url",
+            Self::Refused(refused) => refused.code(),
+            Self::BadUrl(_) => "bad_url",
             Self::BadRequest(_) => "bad_request",
             Self::UnknownSecret(_) => "unknown_secret",
             Self::Expired(_) => "deadline_passed",
@@ -251,6 +249,17 @@ impl Worker for Deliver {
         match self.hosts.enter(&host, Instant::now()) {
             Ok(_place) => self.send(message, url).await,
             Err(again) => Err(Error::HostBusy { host, again }),
+        }
+    }
+
+    /// Where it must not go, as far as its URL alone tells. What a name resolves to is judged when it is sent.
+    fn check(&self, message: &Message) -> Result<(), Invalid> {
+        match Url::parse(&message.url) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {
+                self.guard.check(&url).map_err(|refused| Invalid::new("/url", refused.code(), refused.to_string()))
+            }
+            // The message's own rules have said so.
+            _ => Ok(()),
         }
     }
 

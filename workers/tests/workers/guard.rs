@@ -108,6 +108,19 @@ fn a_private_address_is_known_however_it_is_written() {
 }
 
 #[test]
+fn a_name_of_this_machine_is_private_whatever_a_resolver_says() {
+    for name in ["localhost", "localhost.", "LOCALHOST", "a.localhost", "a.b.localhost."] {
+        let refused = check(Rules::default(), &format!("https://{name}/")).unwrap_err();
+        assert_eq!(refused, Refused::Loopback(name.to_ascii_lowercase()), "{name}");
+        for allowed in ["127.0.0.1/32", "::1/128"] {
+            assert_eq!(check(rules(&[allowed]), &format!("https://{name}/")), Ok(()), "{name} {allowed}");
+        }
+    }
+    assert_eq!(check(Rules::default(), "https://localhost.example.com/"), Ok(()));
+    assert_eq!(check(Rules::default(), "https://notlocalhost/"), Ok(()));
+}
+
+#[test]
 fn only_tls_and_usual_ports_unless_the_operator_says_so() {
     assert_eq!(check(Rules::default(), "https://example.com/"), Ok(()));
     assert_eq!(check(Rules::default(), "http://example.com/"), Err(Refused::Insecure));
