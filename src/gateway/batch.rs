@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     job::{Kind, State},
+    nearest::{did_you_mean, shorten},
     runtime::registry::Format,
 };
 
@@ -111,8 +112,9 @@ impl Layout {
             "application/x-ndjson" | "application/jsonl" | "application/ndjson" => Ok(Self::Lines),
             media => {
                 let detail = format!(
-                    "the content type {media:?} is not taken for many jobs: send application/json (an array) or \
-                     application/x-ndjson (one object a line)"
+                    "the content type `{}` is not taken for many jobs: send application/json (an array) or \
+                     application/x-ndjson (one object a line)",
+                    shorten(media)
                 );
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail))
             }
@@ -448,9 +450,20 @@ impl Batch {
             let detail = format!("the item is no object of kind, body, key, delay and run_at: {why}");
             Problem::new(status, code, detail)
         };
-        let item: Item<'_> = serde_json::from_slice(text).map_err(|error| match error.is_data() {
-            true => refused(StatusCode::UNPROCESSABLE_ENTITY, "bad_item", &without_values(&error.to_string())),
-            false => refused(StatusCode::BAD_REQUEST, "invalid_json", &error.to_string()),
+        let item: Item<'_> = serde_json::from_slice(text).map_err(|error| {
+            let why = error.to_string();
+            match error.is_data() {
+                true if why.starts_with("duplicate field") => refused(StatusCode::BAD_REQUEST, "duplicate_key", &why),
+                true if why.starts_with("unknown field") => {
+                    // The name is whatever the sender wrote.
+                    let name = why.split('`').nth(1).unwrap_or_default();
+                    let hint = did_you_mean(name, ["kind", "body", "key", "delay", "run_at"]);
+                    let why = format!("there is no field `{}` in it{hint}", shorten(name));
+                    refused(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field", &why)
+                }
+                true => refused(StatusCode::UNPROCESSABLE_ENTITY, "bad_item", &without_values(&why)),
+                false => refused(StatusCode::BAD_REQUEST, "invalid_json", &why),
+            }
         })?;
         // A derived reader also takes a list of the fields in order.
         if text.trim_ascii_start().first() != Some(&b'{') {

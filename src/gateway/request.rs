@@ -12,7 +12,7 @@ use super::{
     problem::Problem,
     submit::{FURTHEST, When},
 };
-use crate::{config::parse_duration, job::Trace, runtime::registry::Format};
+use crate::{config::parse_duration, job::Trace, nearest::shorten, runtime::registry::Format};
 
 /// What stands in the path, once it is decoded.
 pub(super) struct Path<T>(pub(super) T);
@@ -47,7 +47,8 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
         "application/msgpack" | "application/vnd.msgpack" | "application/x-msgpack" => Ok(Format::MessagePack),
         _ => {
             let detail = format!(
-                "the content type {media:?} is not taken: send application/json or application/msgpack (with curl: --json)"
+                "the content type `{}` is not taken: send application/json or application/msgpack (with curl: --json)",
+                shorten(&media)
             );
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", detail))
         }
@@ -89,15 +90,17 @@ pub(super) fn when_of(delay: Option<&str>, run_at: Option<&str>) -> Result<When,
         (Some(_), Some(_)) => {
             Err(Problem::field("bad_delay", "", "give either Warren-Delay or Warren-Run-At, not both"))
         }
-        (Some(delay), None) => match parse_duration(delay) {
-            Ok(delay) if delay <= FURTHEST => Ok(When::In(delay)),
-            Ok(_) => {
-                let detail =
-                    format!("a delay is at most {}d, such as 30s, 5m, 12h or 30d", FURTHEST.as_secs() / 86_400);
-                Err(Problem::field("bad_delay", "", detail))
-            }
-            Err(problem) => Err(Problem::field("bad_delay", "", format!("Warren-Delay: {problem}"))),
-        },
+        (Some(delay), None) => {
+            let problem = match parse_duration(delay) {
+                Ok(delay) if delay <= FURTHEST => return Ok(When::In(delay)),
+                Ok(_) => "it is too long".to_owned(),
+                Err(problem) => problem,
+            };
+            let most = FURTHEST.as_secs() / 86_400;
+            let detail =
+                format!("Warren-Delay: {problem}. A delay is such as 30s, 5m, 12h or 30d, and at most {most}d");
+            Err(Problem::field("bad_delay", "", detail))
+        }
         (None, Some(at)) => match at.parse::<Timestamp>() {
             Ok(at) => Ok(When::At(at)),
             Err(_) if at.parse::<jiff::civil::DateTime>().is_ok() => {

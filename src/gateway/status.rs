@@ -112,7 +112,8 @@ impl JobView {
         let envelope = record.envelope;
         let (body, body_base64) = match record.body.filter(|_| with_body) {
             None => (None, None),
-            Some(bytes) => match codec::to_json(&bytes) {
+            // What is no body may still be readable, and is shown as what it is.
+            Some(bytes) => match codec::check(&bytes).and_then(|()| codec::to_json(&bytes)) {
                 Ok(body) => (Some(body), None),
                 Err(_) => (None, Some(Bytes(bytes))),
             },

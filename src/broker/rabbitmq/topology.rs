@@ -136,7 +136,10 @@ pub fn pieces(names: &Names, kinds: &[Kind]) -> Vec<Piece> {
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
     /// It stands, but with other arguments: the broker's own words name them.
-    #[error("{piece} stands in the broker otherwise than it must: {difference}")]
+    #[error(
+        "{piece} stands in the broker otherwise than it must: {difference}. Empty it, delete it, and let `warren topology \
+         apply` make it anew; `warren topology plan` shows everything that differs"
+    )]
     Differs {
         /// Which one.
         piece: String,
