@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
+mod bad_inputs;
 mod batches;
 mod bench;
 mod cancelling;

@@ -1,5 +1,6 @@
 //! The worker role on both engines: what it promises about jobs, whatever they do.
 
+mod oversized;
 mod theatre;
 
 use std::{
