@@ -26,9 +26,21 @@ async fn get(http: &Http, path: &str) -> (u16, Value) {
 
 /// Pointer and code of each problem, in order of their places.
 async fn problems(http: &Http, kind: &str, content_type: &str, body: Vec<u8>) -> (Vec<(String, String)>, String) {
+    problems_of(http, kind, content_type, body, (422, "invalid_body")).await
+}
+
+/// The same of one that is answered with another status and code.
+async fn problems_of(
+    http: &Http,
+    kind: &str,
+    content_type: &str,
+    body: Vec<u8>,
+    (status, code): (u16, &str),
+) -> (Vec<(String, String)>, String) {
+    let expected = (status, Some(code));
     let request = http.post(&format!("/v1/jobs/{kind}")).header("content-type", content_type).body(body);
     let (status, problem) = parts(request.send().await.unwrap()).await;
-    assert_eq!((status, problem["code"].as_str()), (422, Some("invalid_body")), "{problem}");
+    assert_eq!((status, problem["code"].as_str()), expected, "{problem}");
     let text = |error: &Value, name: &str| error[name].as_str().unwrap().to_owned();
     let errors = problem["errors"].as_array().unwrap().iter();
     let mut found: Vec<_> = errors.map(|error| (text(error, "pointer"), text(error, "code"))).collect();
@@ -66,7 +78,8 @@ async fn every_problem_of_a_body_that_does_not_even_fit_is_listed_at_once() {
     let (found, _) = problems(&http, "webhook.deliver", "application/json", body.to_string().into_bytes()).await;
     assert_eq!(found, owned(&[("/event_type", "bad_value"), ("/evnt_id", "unknown_field"), ("/url", "bad_url")]));
     let twice = br#"{"work_ms": 1, "work_ms": 2, "fate": null}"#.to_vec();
-    let (found, _) = problems(&http, "warren.probe", "application/json", twice).await;
+    let expected = (400, "duplicate_key");
+    let (found, _) = problems_of(&http, "warren.probe", "application/json", twice, expected).await;
     assert_eq!(found, owned(&[("/fate", "wrong_type"), ("/work_ms", "duplicate_key")]));
     // What only the text shows is told in the reader's own words.
     let long =

@@ -300,11 +300,11 @@ impl Owner {
                 }
                 () = tokio::time::sleep_until(look_at), if consuming => {
                     look_at = Instant::now() + IDLE;
-                    if window.len() == 0 && given_at.elapsed() >= LONG_IDLE {
+                    if window.out() == 0 && given_at.elapsed() >= LONG_IDLE {
                         finish(&channel, &mut window).await;
                         return End::Idle;
                     }
-                    if window.len() < usize::from(self.prefetch)
+                    if window.out() < usize::from(self.prefetch)
                         && let Some(old) = consumer.take()
                     {
                         match self.look(&channel, old, &mut window).await {

@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::{
     connection::{AmqpUrl, BadAmqpUrl},
     management::{Management, ManagementUrl},
+    settle::Window,
 };
 use self::{
     connection::{Link, LinkState},

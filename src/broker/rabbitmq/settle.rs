@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 /// The tags that one channel has given out and that are not all acknowledged.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub struct Window {
     /// The tag of `tags[0]`.
     first: u64,
     tags: VecDeque<Tag>,
@@ -26,12 +26,12 @@ enum Tag {
 
 impl Window {
     /// Tags begin at 1 in every channel.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self { first: 1, ..Self::default() }
     }
 
     /// The next tag was given out. False if it is not the next one.
-    pub(super) fn give_out(&mut self, tag: u64) -> bool {
+    pub fn give_out(&mut self, tag: u64) -> bool {
         let next = self.first + self.tags.len() as u64;
         if tag == next {
             self.tags.push_back(Tag::Out);
@@ -40,7 +40,7 @@ impl Window {
     }
 
     /// One is done with. A tag that is not out is ignored.
-    pub(super) fn settle(&mut self, tag: u64) {
+    pub fn settle(&mut self, tag: u64) {
         if let Some(slot @ Tag::Out) = self.slot(tag) {
             *slot = Tag::Settled;
             self.settled += 1;
@@ -48,7 +48,7 @@ impl Window {
     }
 
     /// One was given back by itself. False if it was not out.
-    pub(super) fn give_back(&mut self, tag: u64) -> bool {
+    pub fn give_back(&mut self, tag: u64) -> bool {
         match self.slot(tag) {
             Some(slot @ Tag::Out) => {
                 *slot = Tag::Gone;
@@ -59,7 +59,7 @@ impl Window {
     }
 
     /// The tag up to which all can be acknowledged at once.
-    pub(super) fn take_beginning(&mut self) -> Option<u64> {
+    pub fn take_beginning(&mut self) -> Option<u64> {
         let mut last = None;
         while let Some(tag) = self.tags.front() {
             match tag {
@@ -78,7 +78,7 @@ impl Window {
     }
 
     /// Those that are settled behind one that is not, to be acknowledged singly.
-    pub(super) fn take_stragglers(&mut self) -> Vec<u64> {
+    pub fn take_stragglers(&mut self) -> Vec<u64> {
         let mut stragglers = Vec::with_capacity(self.settled);
         if self.settled > 0 {
             for (tag, slot) in (self.first..).zip(&mut self.tags) {
@@ -93,12 +93,12 @@ impl Window {
     }
 
     /// How many are out, those included that wait for one before them.
-    pub(super) fn len(&self) -> usize {
+    pub fn out(&self) -> usize {
         self.tags.len()
     }
 
     /// Whether any is settled and not acknowledged.
-    pub(super) fn has_settled(&self) -> bool {
+    pub fn has_settled(&self) -> bool {
         self.settled > 0
     }
 
