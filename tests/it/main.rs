@@ -6,6 +6,7 @@
 
 mod batches;
 mod bench;
+mod canaries;
 mod cancelling;
 mod cli;
 mod conformance;

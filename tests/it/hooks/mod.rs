@@ -1,7 +1,7 @@
 //! Signed webhooks, from the libraries of those who send them to a running gateway.
 
 mod refused;
-mod signer;
+pub(crate) mod signer;
 
 use std::time::{Duration, Instant};
 
