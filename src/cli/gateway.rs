@@ -7,6 +7,7 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 
 use super::Failure;
+use crate::config::shown_file;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The variable that holds a key.
@@ -33,13 +34,13 @@ pub(super) struct Gateway {
 impl Target {
     /// The key, from where it is no part of a command line: those are seen by everyone on the machine.
     fn key(&self) -> Result<Option<String>, Failure> {
-        let key =
-            match &self.key_file {
-                Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
-                    Failure::Usage(format!("the key cannot be read from {}: {error}", file.display()))
-                })?),
-                None => std::env::var(KEY).ok(),
-            };
+        let key = match &self.key_file {
+            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+                let file = shown_file(&file.to_string_lossy()).to_owned();
+                Failure::Usage(format!("the key cannot be read from {file}: {error}"))
+            })?),
+            None => std::env::var(KEY).ok(),
+        };
         let key = key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
         if key.as_ref().is_some_and(|key| !key.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(Failure::Usage("the key is no key: it is one word of letters, digits and _".into()));

@@ -44,6 +44,7 @@ impl Up {
         ask.flags.admin_listen = self.admin_listen;
         let (config, registry) = ask.installation()?;
         telemetry::init_logs(&config.log_level, config.log_format).map_err(app::StartError::from)?;
+        telemetry::log_panics();
         let metrics = telemetry::init_metrics().map_err(app::StartError::from)?;
         let stop = shutdown::on_signals().map_err(|error| Failure::Failed(format!("no signals: {error}")))?;
         let roles = roles(&self.roles.into_iter().collect());

@@ -1,11 +1,11 @@
 //! Who may do what: the keys that stand in the configuration, and what goes with them.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::layers::Layers;
+use super::layers::{Layers, shown_file};
 use crate::{
     job::{Kind, Micros, Tenant},
     keys::{self, Burst, Digest, Env, Grants, Key, KeyId, Rate, Scope},
@@ -112,7 +112,7 @@ fn key(layers: &mut Layers, name: &str) -> Option<Key> {
     let expires_at = layers.parsed::<Instant>(&at("expires")).map(|at| at.0);
     let said = match (id, digests.is_empty(), file) {
         (Some(id), false, None) => Ok((id, digests)),
-        (None, true, Some((file, _))) => of_file(Path::new(&file)),
+        (None, true, Some((file, _))) => of_file(&file),
         _ => Err("needs either id and sha256, or key_file: `warren key create NAME --toml` makes both".to_owned()),
     };
     let (id, digests) = said.map_err(|problem| layers.mistake("key", &section, problem)).ok()?;
@@ -131,18 +131,19 @@ fn key(layers: &mut Layers, name: &str) -> Option<Key> {
 }
 
 /// A key out of its file, or two of one id while it is rotated. What is wrong is told without repeating any of it.
-fn of_file(path: &Path) -> Result<(KeyId, Vec<Digest>), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+fn of_file(path: &str) -> Result<(KeyId, Vec<Digest>), String> {
+    let shown = shown_file(path);
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut found = BTreeMap::<KeyId, Vec<Digest>>::new();
     for line in lines {
-        let key = keys::parse(line).map_err(|error| format!("{}: {error}", path.display()))?;
+        let key = keys::parse(line).map_err(|error| format!("{shown}: {error}"))?;
         found.entry(key.id).or_default().push(key.digest);
     }
     match found.pop_first() {
-        None => Err(format!("there is no key in {}", path.display())),
+        None => Err(format!("there is no key in {shown}")),
         Some(key) if found.is_empty() => Ok(key),
-        Some(_) => Err(format!("the keys in {} have more than one id: give each its own section", path.display())),
+        Some(_) => Err(format!("the keys in {shown} have more than one id: give each its own section")),
     }
 }
 

@@ -12,7 +12,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use super::{Mistake, layers::Layers};
+use super::{
+    Mistake,
+    layers::{Layers, shown_file},
+};
 
 /// What a gateway allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +70,8 @@ impl TlsFiles {
     pub fn load(&self) -> Result<Arc<ServerConfig>, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let mut wrong = |setting: &str, file: &Path, problem: String| {
-            mistakes.push(Mistake { origin: file.display().to_string(), setting: setting.into(), problem });
+            let origin = shown_file(&file.to_string_lossy()).to_owned();
+            mistakes.push(Mistake { origin, setting: setting.into(), problem });
         };
         let chain = certificates(&self.certificate).map_err(|problem| wrong(CERTIFICATE, &self.certificate, problem));
         let key = private_key(&self.key).map_err(|problem| wrong(KEY, &self.key, problem));

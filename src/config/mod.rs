@@ -25,6 +25,7 @@ use warren_workers::{
 };
 
 use self::layers::Layers;
+pub(crate) use self::layers::shown_file;
 pub use self::{
     events::{Events, Unrouted},
     keys::Access,
@@ -265,7 +266,7 @@ fn add_environment(layers: &mut Layers, variables: &BTreeMap<String, String>) {
         if let Some(file) = variables.get(&name) {
             match std::fs::read_to_string(file) {
                 Ok(url) => layers.add(&name, &path, Value::String(url.trim().to_owned())),
-                Err(error) => layers.mistake(&name, "", format!("{file} cannot be read: {error}")),
+                Err(error) => layers.mistake(&name, "", format!("{} cannot be read: {error}", shown_file(file))),
             }
         }
     }

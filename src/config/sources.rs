@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use url::Url;
 
-use super::layers::Layers;
+use super::layers::{Layers, shown_file};
 use crate::job::Tenant;
 
 /// How far a webhook's own time may lie from ours, if nothing else is said.
@@ -197,12 +197,16 @@ fn secrets(layers: &mut Layers, name: &str, scheme: Option<Named>) -> Option<Vec
                 let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
                 texts.extend(lines.map(|line| (file_setting.as_str(), line.to_owned())));
                 if texts.is_empty() {
-                    layers.mistake(&origin, &file_setting, format!("{file} holds no secret, one a line"));
+                    layers.mistake(
+                        &origin,
+                        &file_setting,
+                        format!("{} holds no secret, one a line", shown_file(&file)),
+                    );
                     return None;
                 }
             }
             Err(error) => {
-                layers.mistake(&origin, &file_setting, format!("{file} cannot be read: {error}"));
+                layers.mistake(&origin, &file_setting, format!("{} cannot be read: {error}", shown_file(&file)));
                 return None;
             }
         }

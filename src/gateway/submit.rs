@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -24,6 +25,9 @@ use crate::{
 
 /// The furthest that a job may lie ahead.
 pub(super) const FURTHEST: Duration = Duration::from_hours(24 * 366);
+/// How long whoever sends a job with a delay waits for the database. A little longer than a connection to it is waited for:
+/// where there is none, the job is surely not accepted.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How far a due time may lie behind.
 const LATEST: SignedDuration = SignedDuration::from_hours(24);
 
@@ -184,7 +188,9 @@ impl Gateway {
     /// A job with a due time goes into the store, and leaves it through the dispatcher.
     async fn schedule(&self, job: NewJob, submitted: Submitted) -> Result<Submitted, Problem> {
         let id = submitted.id;
-        let before = self.store.insert(std::slice::from_ref(&job)).await.map_err(|error| match error {
+        let inserted = timeout(PATIENCE, self.store.insert(std::slice::from_ref(&job))).await;
+        let inserted = inserted.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())));
+        let before = inserted.map_err(|error| match error {
             StoreError::Unavailable(_) => {
                 let detail = "the database did not answer in time; the job may have been accepted. Repeat the request \
                               with the same Idempotency-Key: if it was, the repeat is the same job";

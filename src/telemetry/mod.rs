@@ -3,9 +3,14 @@
 mod metrics;
 mod timer;
 
-use std::io::IsTerminal as _;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal as _,
+    panic,
+};
 
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tracing::{error, trace};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 pub use self::{metrics::*, timer::Timer};
@@ -27,7 +32,7 @@ pub fn filter(level: &str) -> Result<EnvFilter, SetupError> {
     EnvFilter::try_new(level).map_err(SetupError::Level)
 }
 
-/// Begins to log to standard error. What is logged is never a body, a key, a signature or a password.
+/// Begins to log to standard error. What is logged is never a body, a key, a signature or a password, but for `trace`.
 pub fn init_logs(level: &str, format: LogFormat) -> Result<(), SetupError> {
     let filter = filter(level)?;
     // lapin reports what our own supervisor reports better.
@@ -42,6 +47,20 @@ pub fn init_logs(level: &str, format: LogFormat) -> Result<(), SetupError> {
     // A second call within one process (a test) keeps the first one's settings.
     _ = set;
     Ok(())
+}
+
+/// Begins to log panics, as everything else is logged. What a panic says may quote a value out of a body, so only `trace`
+/// tells it; of a job it stands with the job.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string);
+        // If the environment asks for one. It names functions, and no values.
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        error!(thread = thread.name(), place, backtrace, "a thread has panicked");
+        trace!(text = panic.payload_as_str(), "what the panic said");
+    }));
 }
 
 /// Begins to count.

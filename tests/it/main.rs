@@ -7,6 +7,7 @@
 mod bad_inputs;
 mod batches;
 mod bench;
+mod canaries;
 mod cancelling;
 mod cli;
 mod conformance;

@@ -1,5 +1,7 @@
 //! Servers that fail under load. Each of these needs the servers for itself, so `tests/run` runs them last and one by one.
 
+mod database;
+
 use std::{
     process::Command,
     sync::{Arc, Mutex},

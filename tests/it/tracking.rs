@@ -76,7 +76,7 @@ async fn every_call_of_segment_is_stored_with_everything_that_it_says() {
     let batch = json!({
         "batch": [
             { "type": "track", "messageId": "m-track", "userId": "u1", "anonymousId": null, "event": "Order Completed",
-              "properties": { "revenue": -25.5, "big": 18_446_744_073_709_551_615_u64, "items": [{ "sku": "45" }], "ü": null },
+              "properties": { "revenue": -25.5, "big": 18_446_744_073_709_551_615_u64, "name": "canary-in-an-event", "items": [{ "sku": "45" }], "ü": null },
               "timestamp": "2026-03-01T10:00:00.000Z", "context": { "ip": "8.8.8.8" }, "integrations": { "All": true },
               "_metadata": { "nodeVersion": "v24" } },
             { "type": "identify", "messageId": "m-identify", "userId": 97_980, "anonymousId": "a1", "traits": { "plan": "free" },

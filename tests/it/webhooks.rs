@@ -46,7 +46,7 @@ impl Shop {
             "url": self.receiver.url(path),
             "event_type": "order.paid",
             "event_id": "evt_1",
-            "body": { "order": 7, "text": "Ωmega" },
+            "body": { "order": 7, "text": "Ωmega", "name": "canary-in-a-body" },
             "secret_ref": "shop",
         })
     }

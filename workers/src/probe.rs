@@ -80,7 +80,7 @@ impl Worker for Probe {
             Fate::Ok => {}
             Fate::Retry => return Err(Error::Told { attempt }),
             Fate::Dead => return Err(Error::Dead),
-            Fate::Panic => panic!("the probe was told to panic"),
+            Fate::Panic => panic!("the probe was told to panic instead of leaving {payload_bytes} bytes"),
             Fate::Hang => future::pending().await,
             Fate::Block => loop {
                 thread::park();

@@ -1,5 +1,6 @@
 //! What the tests stand on: servers, processes, proxies, and waiting for states.
 
+pub(crate) mod canary;
 pub(crate) mod engines;
 pub(crate) mod front;
 pub(crate) mod http;

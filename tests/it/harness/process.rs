@@ -1,7 +1,11 @@
 //! The real binary, as a process of its own.
+//!
+//! Every process logs at debug, unless its test says otherwise, and when it ends what it logged is looked through for
+//! anything secret. A test that measures should not measure that: within `tests/prove` processes log at info.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Seek as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -13,7 +17,9 @@ use tempfile::TempDir;
 use warren::job::Kind;
 
 use super::{
+    canary,
     engines::{PgDatabase, RabbitPrefix, unique},
+    scale::sized,
     wait::until,
 };
 
@@ -26,10 +32,39 @@ pub(crate) struct Installation {
     servers: Option<(RabbitPrefix, PgDatabase)>,
 }
 
+/// What a process logs. It outlives its folder.
+struct Log(File);
+
+impl Log {
+    /// A new one in a folder, and where a process writes it.
+    fn create(folder: &Path) -> (Self, Stdio) {
+        let path = folder.join(unique("log"));
+        let written = File::create(&path).expect("our own folder");
+        (Self(File::open(path).expect("just made")), written.into())
+    }
+
+    fn text(&self) -> String {
+        let mut bytes = Vec::new();
+        let mut file = &self.0;
+        file.rewind().expect("a file");
+        file.read_to_end(&mut bytes).expect("a file");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What must be so of every log, once its process has ended.
+    fn close(&self) {
+        let text = self.text();
+        if std::thread::panicking() {
+            eprintln!("a process of the failed test said:\n{text}");
+        }
+        canary::check(&text);
+    }
+}
+
 /// A running `warren up`. Killed when it is dropped.
 pub(crate) struct Up {
     child: Child,
-    log: PathBuf,
+    log: Log,
     pub(crate) gateway: Option<String>,
     pub(crate) admin: String,
 }
@@ -95,6 +130,9 @@ impl Installation {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = bare(self.folder.path());
         command.args(arguments).arg("--config").arg(self.file()).arg("--data-dir").arg(self.data());
+        if std::fs::read_to_string(self.file()).is_ok_and(|text| text.contains("[log]")) {
+            command.env_remove(LEVEL);
+        }
         command
     }
 
@@ -126,8 +164,9 @@ impl Installation {
     pub(crate) fn supervise(&self, roles: &[&str]) -> Supervised {
         let arguments = [&["up"], roles, &["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]].concat();
         let mut command = self.command(&arguments);
-        let log = self.folder.path().join(unique("log"));
-        command.stderr(std::fs::File::create(&log).expect("our own folder"));
+        let (log, written) = Log::create(self.folder.path());
+        command.stderr(written);
+        canary::plant_ids(&self.file(), &self.data());
         let out = self.folder.path().join(unique("out"));
         let (running, ends) = (Arc::<Mutex<Running>>::default(), Arc::<Mutex<_>>::default());
         let mut supervised =
@@ -140,7 +179,7 @@ impl Installation {
                         break;
                     }
                     // Emptied at each start: what stands in it is of the one that runs.
-                    command.stdout(std::fs::File::create(&out).expect("our own folder"));
+                    command.stdout(File::create(&out).expect("our own folder"));
                     let child = command.spawn().expect("the binary");
                     running.pid = Some(child.id());
                     child
@@ -165,9 +204,9 @@ impl Installation {
 
     fn up_on(&self, address: &str, roles: &[&str], environment: &[(&str, &str)]) -> Up {
         let arguments = [&["up"], roles, &["--listen", address, "--admin-listen", address]].concat();
-        let log = self.folder.path().join(unique("log"));
+        let (log, written) = Log::create(self.folder.path());
         let mut command = self.command(&arguments);
-        command.stdout(Stdio::piped()).stderr(std::fs::File::create(&log).expect("our own folder"));
+        command.stdout(Stdio::piped()).stderr(written);
         command.envs(environment.iter().copied());
         let mut child = command.spawn().expect("the binary");
         let (sender, lines) = mpsc::channel();
@@ -191,6 +230,7 @@ impl Installation {
                 gateway = url.trim().strip_suffix("/v1/jobs/{kind}").map(str::to_owned);
             }
         }
+        canary::plant_ids(&self.file(), &self.data());
         Up { child, log, gateway, admin: admin.expect("just seen") }
     }
 
@@ -209,6 +249,9 @@ pub(crate) fn built_in_kinds() -> Vec<Kind> {
     kinds.map(|kind| Kind::new(kind.as_str().expect("a name")).expect("a kind")).collect()
 }
 
+/// The variable that says what is logged.
+const LEVEL: &str = "WARREN__LOG__LEVEL";
+
 /// The binary, with nothing of the environment that tests themselves run in.
 pub(crate) fn bare(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warren"));
@@ -216,12 +259,14 @@ pub(crate) fn bare(folder: &Path) -> Command {
     for name in ["AMQP_URL", "DATABASE_URL", "RUST_LOG", "WARREN_KEY"] {
         command.env_remove(name);
     }
+    command.env(LEVEL, sized("debug", "info"));
     command
 }
 
 /// Runs a command to its end.
 pub(crate) fn said(command: &mut Command) -> Said {
     let output = command.output().expect("the command");
+    canary::check(&String::from_utf8_lossy(&output.stderr));
     Said {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -264,9 +309,7 @@ impl Drop for Up {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("a process of the failed test said:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
-        }
+        self.log.close();
     }
 }
 
@@ -275,7 +318,7 @@ pub(crate) struct Supervised {
     running: Arc<Mutex<Running>>,
     ends: Arc<Mutex<Vec<ExitStatus>>>,
     thread: Option<std::thread::JoinHandle<()>>,
-    log: PathBuf,
+    log: Log,
     out: PathBuf,
 }
 
@@ -308,8 +351,6 @@ impl Drop for Supervised {
         }
         drop(running);
         _ = self.thread.take().map(std::thread::JoinHandle::join);
-        if std::thread::panicking() {
-            eprintln!("a process of the failed test said:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
-        }
+        self.log.close();
     }
 }

@@ -1,7 +1,7 @@
 //! Signed webhooks, from the libraries of those who send them to a running gateway.
 
 mod refused;
-mod signer;
+pub(crate) mod signer;
 
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ async fn what_the_libraries_of_standard_webhooks_svix_and_stripe_sign_becomes_ev
     let now = seconds_from_now(0);
     let body = concat!(
         "{\"type\": \"user.created\", \"timestamp\": \"2022-11-03T20:26:10.344522Z\",",
-        " \"data\": {\"id\": 9007199254740993}}"
+        " \"data\": {\"id\": 9007199254740993, \"name\": \"canary-in-a-hook\"}}"
     );
     for by in ["standard-webhooks", "svix"] {
         let hook = Hook::standard(&mut signer, by, STANDARD, &format!("msg_{by}"), now, body);

@@ -8,31 +8,30 @@ use std::{
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::harness::http::Http;
+use crate::harness::{canary, http::Http};
 
-pub(super) const STANDARD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-pub(super) const STANDARD_NEW: &str = "whsec_bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
-pub(super) const GITHUB: &str = "It's a Secret to Everybody";
-pub(super) const STRIPE: &str = "whsec_stripe_writes_this_as_it_is";
-pub(super) const TWILIO: &str = "12345";
-pub(super) const TOKEN: &str = "canary-0123456789-token";
+pub(crate) const STANDARD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const STANDARD_NEW: &str = "whsec_bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
+pub(crate) const GITHUB: &str = "It's a Secret to Everybody";
+pub(crate) const STRIPE: &str = "whsec_stripe_writes_this_as_it_is";
+pub(crate) const TWILIO: &str = "12345";
+pub(crate) const TOKEN: &str = "canary-0123456789-token";
 /// Where Twilio believes that it calls: the address of its published example.
-pub(super) const TWILIO_URL: &str = "https://mycompany.com/myapp.php";
+pub(crate) const TWILIO_URL: &str = "https://mycompany.com/myapp.php";
 
 /// A source of each scheme.
-pub(super) fn sources() -> String {
+pub(crate) fn sources() -> String {
     format!(
         "[source.shop]\nscheme = 'standard-webhooks'\nsecrets = ['{STANDARD_NEW}', '{STANDARD}']\n\
          [source.github]\nscheme = 'github-sha256'\nsecrets = [\"{GITHUB}\"]\n\
          [source.pay]\nscheme = 'stripe'\nsecrets = ['whsec_the_new_one', '{STRIPE}']\n\
          [source.phone]\nscheme = 'twilio'\nsecrets = ['{TWILIO}']\nurl = '{TWILIO_URL}'\n\
-         [source.other]\nscheme = 'bearer'\nsecrets = ['{TOKEN}']\ntenant = 'acme'\n\
-         [log]\nlevel = 'debug'\n"
+         [source.other]\nscheme = 'bearer'\nsecrets = ['{TOKEN}']\ntenant = 'acme'\n"
     )
 }
 
 /// Signs.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -40,7 +39,7 @@ pub(super) struct Signer {
 
 impl Signer {
     /// `None` if the Python environment of `tests/run` is not there and need not be.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let python = std::env::var("WARREN_TEST_PYTHON").ok();
         let required = std::env::var("WARREN_TEST_SERVERS").is_ok_and(|value| value == "required");
         assert!(python.is_some() || !required, "WARREN_TEST_PYTHON is required; tests/run makes an environment");
@@ -57,13 +56,16 @@ impl Signer {
     }
 
     /// The headers with which such a sender signs.
-    pub(super) fn sign(&mut self, order: &Value) -> Vec<(String, String)> {
+    pub(crate) fn sign(&mut self, order: &Value) -> Vec<(String, String)> {
         writeln!(self.orders, "{order}").expect("it reads");
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("it answers");
         let headers: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {order} {line:?}"));
         let headers = headers.as_object().expect("headers").iter();
-        headers.map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned())).collect()
+        let headers: Vec<_> =
+            headers.map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned())).collect();
+        headers.iter().filter(|(name, _)| name.contains("signature")).for_each(|(_, value)| canary::plant(value));
+        headers
     }
 }
 
@@ -75,42 +77,42 @@ impl Drop for Signer {
 }
 
 /// Now and a while later or earlier, in seconds since 1970.
-pub(super) fn seconds_from_now(seconds: i64) -> i64 {
+pub(crate) fn seconds_from_now(seconds: i64) -> i64 {
     jiff::Timestamp::now().as_second() + seconds
 }
 
 /// A webhook that can be sent.
 #[derive(Debug, Clone)]
-pub(super) struct Hook {
-    pub(super) path: String,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Hook {
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Hook {
     /// By Standard Webhooks' own library, or Svix'.
-    pub(super) fn standard(signer: &mut Signer, by: &str, secret: &str, id: &str, timestamp: i64, body: &str) -> Self {
+    pub(crate) fn standard(signer: &mut Signer, by: &str, secret: &str, id: &str, timestamp: i64, body: &str) -> Self {
         let order = json!({ "as": by, "secret": secret, "id": id, "timestamp": timestamp, "body": body });
         Self { path: "/v1/hooks/shop".into(), headers: signer.sign(&order), body: body.into() }
             .typed("application/json")
     }
 
     /// By Stripe's own library.
-    pub(super) fn stripe(signer: &mut Signer, secret: &str, timestamp: i64, body: &str) -> Self {
+    pub(crate) fn stripe(signer: &mut Signer, secret: &str, timestamp: i64, body: &str) -> Self {
         let order = json!({ "as": "stripe", "secret": secret, "timestamp": timestamp, "body": body });
         let headers = signer.sign(&order);
         Self { path: "/v1/hooks/pay".into(), headers, body: body.into() }.typed("application/json; charset=utf-8")
     }
 
     /// As GitHub publishes it.
-    pub(super) fn github(signer: &mut Signer, event: &str, delivery: &str, body: &str) -> Self {
+    pub(crate) fn github(signer: &mut Signer, event: &str, delivery: &str, body: &str) -> Self {
         let headers = signer.sign(&json!({ "as": "github", "secret": GITHUB, "body": body }));
         let this = Self { path: "/v1/hooks/github".into(), headers, body: body.into() };
         this.with("x-github-event", event).with("x-github-delivery", delivery).typed("application/json")
     }
 
     /// As Twilio publishes it; the fields are sent in this order.
-    pub(super) fn twilio(signer: &mut Signer, query: &str, fields: &[(&str, &str)]) -> Self {
+    pub(crate) fn twilio(signer: &mut Signer, query: &str, fields: &[(&str, &str)]) -> Self {
         let mut form = serde_json::Map::new();
         for (name, value) in fields {
             let values = form.entry(*name).or_insert_with(|| json!([])).as_array_mut().expect("just made");
@@ -123,25 +125,25 @@ impl Hook {
     }
 
     /// With a token.
-    pub(super) fn bearer(body: &[u8]) -> Self {
+    pub(crate) fn bearer(body: &[u8]) -> Self {
         let this = Self { path: "/v1/hooks/other".into(), headers: Vec::new(), body: body.to_owned() };
         this.with("authorization", &format!("Bearer {TOKEN}"))
     }
 
     /// With one header more.
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// With another value of a header.
-    pub(super) fn instead(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn instead(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self.with(name, value)
     }
 
     /// Without a header.
-    pub(super) fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self
     }
@@ -150,7 +152,7 @@ impl Hook {
         self.with("content-type", media)
     }
 
-    pub(super) fn request(&self, http: &Http) -> RequestBuilder {
+    pub(crate) fn request(&self, http: &Http) -> RequestBuilder {
         let request = http.post(&self.path).body(self.body.clone());
         self.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
     }

@@ -24,7 +24,7 @@ use crate::{
 const PROBE: &str = "/v1/jobs/warren.probe";
 
 /// A new key of the configuration, and the section that lets it in.
-fn made(installation: &Installation, name: &str, arguments: &[&str]) -> (String, String) {
+pub(crate) fn made(installation: &Installation, name: &str, arguments: &[&str]) -> (String, String) {
     let said = installation.run(&[&["key", "create", name, "--toml", "-o", "json"], arguments].concat());
     assert_eq!(said.code, 0, "{said:?}");
     let text = |part: &str| said.json()[part].as_str().unwrap().to_owned();
@@ -32,7 +32,7 @@ fn made(installation: &Installation, name: &str, arguments: &[&str]) -> (String,
 }
 
 /// A new key of the database.
-fn created(installation: &Installation, name: &str, arguments: &[&str]) -> String {
+pub(crate) fn created(installation: &Installation, name: &str, arguments: &[&str]) -> String {
     let said = installation.run(&[&["key", "create", name, "-o", "json"], arguments].concat());
     assert_eq!(said.code, 0, "{said:?}");
     said.json()["key"].as_str().unwrap().to_owned()
@@ -53,7 +53,7 @@ fn with_keys(keys: &[(&str, &[&str])], settings: &str) -> (Installation, Up, BTr
 }
 
 /// The same key with its first character of secret changed, and a checksum that fits: made as anyone could.
-fn forged(key: &str) -> String {
+pub(crate) fn forged(key: &str) -> String {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut bytes = key.as_bytes()[..key.len() - 6].to_vec();
     let secret = bytes.len() - 32;
