@@ -114,7 +114,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&bytes(file)?)
-        .map_err(|_| "holds no private key in PEM (-----BEGIN PRIVATE KEY-----), or one under a password".into())
+        .map_err(|_| "holds no private key in PEM (`BEGIN PRIVATE KEY`), or one under a password".into())
 }
 
 fn server(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, rustls::Error> {

@@ -86,11 +86,12 @@ async fn jobs(installation: &Installation, http: &Http, receiver: &mut Receiver)
     let dead = [
         http.submit("webhook.deliver", &webhook(&receiver.url("/fails"), "evt_fails")).await,
         http.submit("webhook.deliver", &webhook(nowhere, "evt_unreachable")).await,
-        http.submit("webhook.deliver", &webhook("http://169.254.169.254/x", "evt_private")).await,
         http.submit("warren.probe", &json!({ "fate": "panic", "payload_bytes": NUMBER })).await,
         http.submit("warren.probe", &json!({ "fate": "hang", "payload_bytes": NUMBER })).await,
         http.submit("warren.probe", &json!({ "fate": "dead", "payload_bytes": NUMBER })).await,
     ];
+    let private = http.post("/v1/jobs/webhook.deliver").json(&webhook("http://169.254.169.254/x", "evt_private"));
+    assert_eq!(private.send().await.unwrap().status(), 422);
     let message = webhook(&receiver.url("/taken"), "evt_taken");
     let text = message.to_string();
     let plain = || http.post("/v1/jobs/webhook.deliver").header("idempotency-key", "canary-of-a-customer");
