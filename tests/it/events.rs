@@ -14,6 +14,7 @@ use crate::{
     harness::{
         http::{Http, parts},
         process::{Installation, Up},
+        programs::{node_script, python_script},
         proxy::Proxy,
         receiver::{Receiver, SECRET},
         wait::until,
@@ -109,26 +110,18 @@ async fn everything_is_kept_once(installation: &Installation, http: &Http, said:
     assert_eq!((all.len(), jobs(installation).len()), (count, count), "each is stored once");
 }
 
-/// Runs a client. `None` if what it needs is not there and need not be.
-fn client(variable: &str, script: &str, url: &str) -> Option<String> {
-    let program = std::env::var(variable).ok().filter(|program| !program.is_empty());
-    let required = std::env::var("WARREN_TEST_SERVERS").is_ok_and(|value| value == "required");
-    assert!(program.is_some() || !required, "{variable} is required; tests/run makes it");
-    let Some(program) = program else {
-        eprintln!("left out: there is no {variable}");
-        return None;
-    };
-    let script = format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR"));
-    let done = Command::new(program).args([&script, url]).output().unwrap();
+/// What a client says that sends to this address.
+fn said(mut client: Command, url: &str) -> String {
+    let done = client.arg(url).output().unwrap();
     assert!(done.status.success(), "{done:?}");
-    Some(String::from_utf8(done.stdout).unwrap())
+    String::from_utf8(done.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pythons_cloudevents_are_kept_once_each_in_both_modes() {
     let (installation, up, http) = open("");
     let url = format!("{}/v1/events", up.gateway());
-    let Some(said) = client("WARREN_TEST_PYTHON", "python/send_events.py", &url) else { return };
+    let Some(said) = python_script("send_events.py").map(|client| said(client, &url)) else { return };
     assert!(said.lines().all(|line| !line.contains("\"status\": 4")), "{said}");
     everything_is_kept_once(&installation, &http, &said, 10).await;
 }
@@ -137,7 +130,7 @@ async fn pythons_cloudevents_are_kept_once_each_in_both_modes() {
 async fn javascripts_cloudevents_are_kept_once_each_in_both_modes() {
     let (installation, up, http) = open("");
     let url = format!("{}/v1/events", up.gateway());
-    let Some(said) = client("WARREN_TEST_NODE", "node/send_events.mjs", &url) else { return };
+    let Some(said) = node_script("send_events.mjs").map(|client| said(client, &url)) else { return };
     everything_is_kept_once(&installation, &http, &said, 8).await;
 }
 

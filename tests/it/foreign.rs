@@ -1,28 +1,26 @@
 //! Messages of other clients, published past the gateway.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use crate::harness::{
     http::Http,
     process::Installation,
+    programs::python_script,
     wait::{until, until_equal},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_job_is_a_dead_letter_with_its_bytes_and_what_is_one_runs() {
     let Some(installation) = Installation::on_servers("").await else { return };
-    let Ok(python) = std::env::var("WARREN_TEST_PYTHON") else { return };
+    let Some(mut foreign) = python_script("foreign.py") else { return };
     let up = installation.up(&[]);
     let http = Http::to(up.gateway());
     let finished = http.submit("warren.probe", &json!({ "payload_bytes": 1 })).await;
     let before = http.job_in(&finished, "succeeded").await;
     let (rabbit, _) = installation.servers().unwrap();
     let good = "0190aaaa-bbbb-7ccc-8ddd-0000ffff0000";
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/foreign.py");
-    let arguments = [script, &rabbit.url, &rabbit.names().jobs(), "warren.probe", &finished, good];
-    let done = Command::new(python).args(arguments).output().unwrap();
+    let arguments = [rabbit.url.as_str(), &rabbit.names().jobs(), "warren.probe", &finished, good];
+    let done = foreign.args(arguments).output().unwrap();
     assert!(done.status.success(), "{done:?}");
     http_job(&installation, good).await;
     let letters = until("all are dead letters", async || {

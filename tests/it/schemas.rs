@@ -1,10 +1,6 @@
 //! Every kind's schema accepts what the typed reader accepts, and nothing else.
 
-use std::{
-    cell::Cell,
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{cell::Cell, io::Write as _, process::Stdio};
 
 use proptest::{
     collection::vec,
@@ -16,7 +12,7 @@ use proptest::{
 use serde_json::{Map, Value, json};
 use warren_messages::{Message, analytics::Event, codec, event::Received, probe::Probe, schema, webhook::Deliver};
 
-use crate::harness::process::built_in_kinds;
+use crate::harness::{process::built_in_kinds, programs::python_script};
 
 /// A kind with what its types say of a body.
 struct Judged {
@@ -344,10 +340,6 @@ fn every_schema_accepts_exactly_what_the_typed_reader_accepts() {
 
 #[test]
 fn another_implementation_of_json_schema_says_the_same() {
-    let Ok(python) = std::env::var("WARREN_TEST_PYTHON") else {
-        eprintln!("left out: there is no Python environment");
-        return;
-    };
     for judged in all() {
         // The same bodies each time: what is tried at random is tried above.
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
@@ -356,9 +348,8 @@ fn another_implementation_of_json_schema_says_the_same() {
         let bodies: Vec<_> = (0..2000).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect();
         let mut lines = format!("{}\n", judged.schema);
         lines.extend(bodies.iter().map(|body| format!("{body}\n")));
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/schemas.py");
-        let mut child =
-            Command::new(&python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python");
+        let Some(mut python) = python_script("schemas.py") else { return };
+        let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python");
         let mut stdin = child.stdin.take().unwrap();
         let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
         let output = child.wait_with_output().unwrap();

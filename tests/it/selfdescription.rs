@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     http::{Http, parts},
     process::{Installation, Up, built_in_kinds},
+    programs::python,
 };
 
 fn open() -> (Installation, Up, Http) {
@@ -282,13 +282,10 @@ async fn the_page_for_people_comes_from_here_alone() {
 async fn a_stranger_who_knows_only_the_description_finds_it_true() {
     let source = "[source.shop]\nscheme = \"bearer\"\nsecrets = [\"a-token-for-schemathesis-alone-4f1c\"]\n";
     let Some(installation) = Installation::on_servers(source).await else { return };
-    let Ok(python) = std::env::var("WARREN_TEST_PYTHON") else {
-        eprintln!("left out: there is no Python environment");
-        return;
-    };
+    let Some(mut python) = python() else { return };
     let up = installation.up(&["gateway"]);
     let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/schemathesis.toml");
-    let run = Command::new(python)
+    let run = python
         .args(["-m", "schemathesis.cli", "--config-file", settings])
         .args(["run", &format!("{}/v1/openapi.json", up.gateway()), "--no-color", "--continue-on-failure"])
         .args(["--seed", "1", "--generation-database", "none", "--max-examples", "50"])

@@ -8,6 +8,7 @@ use crate::harness::{
     front::{Deed, Front},
     http::Http,
     process::{Installation, Up},
+    programs::{node_script, python_script},
     wait::until_equal,
 };
 
@@ -29,36 +30,22 @@ const TROUBLE: [Deed; 11] = [
 
 const COUNT: usize = 200;
 
-/// A command of the environment that `tests/run` makes; `None` if it is not there and need not be.
-fn foreign(variable: &str) -> Option<Command> {
-    let program = std::env::var(variable).ok();
-    let required = std::env::var("WARREN_TEST_SERVERS").is_ok_and(|value| value == "required");
-    assert!(program.is_some() || !required, "{variable} is required; tests/run makes an environment");
-    if program.is_none() {
-        eprintln!("left out: {variable} is not set");
-    }
-    program.map(Command::new)
+fn python(sdk: &str) -> Option<Command> {
+    let mut command = python_script("tracking.py")?;
+    command.arg(sdk);
+    Some(command)
 }
 
-fn python(sdk: &str) -> Option<(Command, Vec<String>)> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/tracking.py");
-    Some((foreign("WARREN_TEST_PYTHON")?, vec![script.into(), sdk.into()]))
-}
-
-fn node() -> Option<(Command, Vec<String>)> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/tracking.mjs");
-    Some((foreign("WARREN_TEST_NODE")?, vec![script.into()]))
+fn node() -> Option<Command> {
+    node_script("tracking.mjs")
 }
 
 /// Lets an SDK send its burst through the trouble; answers every event that was stored, as it was stored.
-async fn stored(
-    sdk: Option<(Command, Vec<String>)>,
-    installation: Installation,
-) -> Option<(Installation, Up, Vec<Value>)> {
-    let (mut command, arguments) = sdk?;
+async fn stored(sdk: Option<Command>, installation: Installation) -> Option<(Installation, Up, Vec<Value>)> {
+    let mut command = sdk?;
     let up = installation.up(&[]);
     let front = Front::before(up.gateway(), &TROUBLE).await;
-    command.args(arguments).args([&front.url, &COUNT.to_string()]);
+    command.args([&front.url, &COUNT.to_string()]);
     let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let seen = front.seen();
     assert!(done.status.success(), "{done:?} {seen:?}");

@@ -5,11 +5,38 @@ use std::time::Duration;
 use warren::{
     clock,
     job::{CANCELLED, Completion, Envelope, Key, Kind, Outcome, Parking, State, Suspicion, Tenant},
-    store::{Cancelled, Instance, JobRecord, Keepsake, Removable, Transition, Work},
+    store::{Cancelled, Filter, Instance, JobRecord, Keepsake, Removable, Transition, Work},
 };
 
 use super::store::{Fixture, LATER, NOW, get, record, run};
 use crate::harness::jobs::{BODY, dead, envelope, failure, kind, new_job, retry, success, success_with};
+
+pub(super) async fn jobs_are_listed_newest_first_and_page_by_page(Fixture { store, .. }: &Fixture) {
+    let aged = |age: i64| Envelope { created_at: clock::now() - age * 1_000_000, ..envelope() };
+    let jobs: Vec<_> = (0..30).map(aged).collect();
+    let other = Envelope { kind: kind("z.other"), ..aged(5) };
+    let mut batch: Vec<_> = jobs.iter().map(dead).collect();
+    batch.extend([success(&aged(1)), retry(&other, LATER)]);
+    record(store.as_ref(), batch).await;
+    let mut filter = Filter { state: Some(State::Dead), limit: 12, ..Filter::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = store.list(&filter).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.before = Some((last.envelope.created_at, last.envelope.id));
+        assert!(page.iter().all(|row| row.body.is_none()), "a list is no place for bodies");
+        seen.extend(page.into_iter().map(|row| row.envelope.id));
+    }
+    assert_eq!(seen, jobs.iter().map(|job| job.id).collect::<Vec<_>>());
+    let list = async |filter: Filter| {
+        let filter = Filter { limit: 100, ..filter };
+        store.list(&filter).await.unwrap().into_iter().map(|row| row.envelope.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(Filter { kind: Some(other.kind.clone()), ..Filter::default() }).await, [other.id]);
+    assert_eq!(list(Filter::default()).await.len(), 31, "all but those that have succeeded");
+    assert_eq!(list(Filter { state: Some(State::Succeeded), ..Filter::default() }).await.len(), 1);
+    assert_eq!(list(Filter { tenant: Some(Tenant::new("acme").unwrap()), ..Filter::default() }).await.len(), 0);
+}
 
 pub(super) async fn dead_letters_are_counted_up_to_a_bound(Fixture { store, .. }: &Fixture) {
     record(store.as_ref(), (0..20).map(|_| dead(&envelope())).collect()).await;
@@ -232,4 +259,15 @@ pub(super) async fn the_age_of_what_waits_follows_from_what_was_published(Fixtur
     let ages = store.waiting_since(&[(busy.clone(), 7), (busy, 8), (unknown, 1)]).await.unwrap();
     assert!(ages[0].is_some_and(|age| age < Duration::from_mins(1)), "{ages:?}");
     assert_eq!(ages[1..], [None, None], "more than was counted");
+}
+
+pub(super) async fn a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands(
+    Fixture { store, second, .. }: &Fixture,
+) {
+    assert_eq!(store.settle_value("a", "1").await.unwrap(), "1");
+    assert_eq!(second.settle_value("a", "2").await.unwrap(), "1");
+    assert!(!store.replace_value("a", "2", "3").await.unwrap());
+    assert!(store.replace_value("a", "1", "3").await.unwrap());
+    assert_eq!(second.settle_value("a", "4").await.unwrap(), "3");
+    store.ping().await.unwrap();
 }

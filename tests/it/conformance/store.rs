@@ -7,7 +7,7 @@ use uuid::Uuid;
 use warren::{
     clock,
     job::{Completion, Due, Envelope, Key, Kind, State, Tenant, Trace},
-    store::{Filter, JobRecord, Known, MigrateError, Store, StoreError, Transition, sqlite::Sqlite},
+    store::{JobRecord, Known, MigrateError, Store, StoreError, Transition, sqlite::Sqlite},
 };
 
 use super::{
@@ -24,8 +24,9 @@ use super::{
         a_replay_and_a_requeue_take_the_tombstone_away, a_suspicion_stays_until_another_outcome_clears_it,
         a_tombstone_is_left_to_the_run_that_counts,
         a_tombstone_of_another_tenant_loses_nothing_and_an_operators_holds_for_any,
-        dead_letters_are_counted_up_to_a_bound, processes_are_seen_while_they_live,
-        the_age_of_what_waits_follows_from_what_was_published,
+        a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands,
+        dead_letters_are_counted_up_to_a_bound, jobs_are_listed_newest_first_and_page_by_page,
+        processes_are_seen_while_they_live, the_age_of_what_waits_follows_from_what_was_published,
         the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else,
     },
 };
@@ -574,44 +575,6 @@ async fn a_loser_that_promised_another_body_is_noted(Fixture { store, .. }: &Fix
     record(store.as_ref(), vec![success(&Envelope { key: Key::Digest([2; 32]), ..job.clone() })]).await;
     let row = get(store.as_ref(), job.id).await;
     assert_eq!((row.conflicts, row.envelope.key), (1, Key::Digest([1; 32])));
-}
-
-async fn jobs_are_listed_newest_first_and_page_by_page(Fixture { store, .. }: &Fixture) {
-    let aged = |age: i64| Envelope { created_at: clock::now() - age * 1_000_000, ..envelope() };
-    let jobs: Vec<_> = (0..30).map(aged).collect();
-    let other = Envelope { kind: kind("z.other"), ..aged(5) };
-    let mut batch: Vec<_> = jobs.iter().map(dead).collect();
-    batch.extend([success(&aged(1)), retry(&other, LATER)]);
-    record(store.as_ref(), batch).await;
-    let mut filter = Filter { state: Some(State::Dead), limit: 12, ..Filter::default() };
-    let mut seen = Vec::new();
-    loop {
-        let page = store.list(&filter).await.unwrap();
-        let Some(last) = page.last() else { break };
-        filter.before = Some((last.envelope.created_at, last.envelope.id));
-        assert!(page.iter().all(|row| row.body.is_none()), "a list is no place for bodies");
-        seen.extend(page.into_iter().map(|row| row.envelope.id));
-    }
-    assert_eq!(seen, jobs.iter().map(|job| job.id).collect::<Vec<_>>());
-    let list = async |filter: Filter| {
-        let filter = Filter { limit: 100, ..filter };
-        store.list(&filter).await.unwrap().into_iter().map(|row| row.envelope.id).collect::<Vec<_>>()
-    };
-    assert_eq!(list(Filter { kind: Some(other.kind.clone()), ..Filter::default() }).await, [other.id]);
-    assert_eq!(list(Filter::default()).await.len(), 31, "all but those that have succeeded");
-    assert_eq!(list(Filter { state: Some(State::Succeeded), ..Filter::default() }).await.len(), 1);
-    assert_eq!(list(Filter { tenant: Some(Tenant::new("acme").unwrap()), ..Filter::default() }).await.len(), 0);
-}
-
-async fn a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands(
-    Fixture { store, second, .. }: &Fixture,
-) {
-    assert_eq!(store.settle_value("a", "1").await.unwrap(), "1");
-    assert_eq!(second.settle_value("a", "2").await.unwrap(), "1");
-    assert!(!store.replace_value("a", "2", "3").await.unwrap());
-    assert!(store.replace_value("a", "1", "3").await.unwrap());
-    assert_eq!(second.settle_value("a", "4").await.unwrap(), "3");
-    store.ping().await.unwrap();
 }
 
 async fn the_schema_is_checked_and_is_brought_up_to_date_once(Fixture { store, second, .. }: &Fixture) {

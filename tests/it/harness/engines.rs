@@ -21,6 +21,11 @@ use warren::{
     store::{Installation as _, postgres::Postgres, sqlite::Sqlite},
 };
 
+/// Whether what a test needs must be there, so that it may not be left out.
+pub(crate) fn are_required() -> bool {
+    std::env::var("WARREN_TEST_SERVERS").is_ok_and(|value| value == "required")
+}
+
 /// The servers, if there are any. Panics if there are none and there must be.
 pub(crate) fn servers() -> Option<(String, String)> {
     // To see what happens, with RUST_LOG=debug.
@@ -29,8 +34,7 @@ pub(crate) fn servers() -> Option<(String, String)> {
     }
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let servers = variable("AMQP_URL").zip(variable("DATABASE_URL"));
-    let required = variable("WARREN_TEST_SERVERS").as_deref() == Some("required");
-    assert!(servers.is_some() || !required, "AMQP_URL and DATABASE_URL are required; tests/run starts servers");
+    assert!(servers.is_some() || !are_required(), "AMQP_URL and DATABASE_URL are required; tests/run starts servers");
     if servers.is_none() {
         eprintln!("left out: there are no servers");
     }

@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod jobs;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod scale;

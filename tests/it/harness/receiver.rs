@@ -2,11 +2,13 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::{Arc, Mutex},
 };
 
 use serde_json::Value;
+
+use super::programs::python_script;
 
 /// The secret that the receiver knows.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -22,16 +24,8 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Begins to listen. `None` if the Python environment of `tests/run` is not there and need not be.
     pub(crate) fn start() -> Option<Self> {
-        let python = std::env::var("WARREN_TEST_PYTHON").ok();
-        let required = std::env::var("WARREN_TEST_SERVERS").is_ok_and(|value| value == "required");
-        assert!(python.is_some() || !required, "WARREN_TEST_PYTHON is required; tests/run makes an environment");
-        let Some(python) = python else {
-            eprintln!("left out: there is no Python environment");
-            return None;
-        };
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/receiver.py");
-        let mut command = Command::new(python);
-        command.args([script, SECRET]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = python_script("receiver.py")?;
+        command.arg(SECRET).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("Python");
         let commands = child.stdin.take().expect("piped");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);

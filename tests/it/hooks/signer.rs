@@ -2,13 +2,13 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
-use crate::harness::{canary, http::Http};
+use crate::harness::{canary, http::Http, programs::python_script};
 
 pub(crate) const STANDARD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub(crate) const STANDARD_NEW: &str = "whsec_bmV3IG5ldyBuZXcgbmV3IG5ldyBuZXcgbmV3IG5ldyE=";
@@ -40,16 +40,8 @@ pub(crate) struct Signer {
 impl Signer {
     /// `None` if the Python environment of `tests/run` is not there and need not be.
     pub(crate) fn start() -> Option<Self> {
-        let python = std::env::var("WARREN_TEST_PYTHON").ok();
-        let required = std::env::var("WARREN_TEST_SERVERS").is_ok_and(|value| value == "required");
-        assert!(python.is_some() || !required, "WARREN_TEST_PYTHON is required; tests/run makes an environment");
-        let Some(python) = python else {
-            eprintln!("left out: there is no Python environment");
-            return None;
-        };
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/signer.py");
-        let mut command = Command::new(python);
-        let mut child = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python");
+        let mut child =
+            python_script("signer.py")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python");
         let orders = child.stdin.take().expect("piped");
         let answers = BufReader::new(child.stdout.take().expect("piped"));
         Some(Self { child, orders, answers })
