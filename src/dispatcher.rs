@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use metrics::histogram;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -21,7 +22,7 @@ use crate::{
     job::{Kind, chain},
     retry::{self, Reconnect},
     store::{Claim, Claimed, Due, StoreError},
-    telemetry::SCHEDULE_LAG,
+    telemetry::{CLAIM, SCHEDULE_LAG},
 };
 
 /// How many jobs are claimed at once.
@@ -83,6 +84,7 @@ impl Dispatcher {
         let left_alone: Vec<_> =
             self.refused.iter().filter(|(_, (_, until))| *until > now).map(|(kind, _)| kind.clone()).collect();
         let Claim { token, jobs } = self.due.claim(BATCH, LEASE, &left_alone).await?;
+        histogram!(CLAIM).record(now.elapsed().as_secs_f64());
         if jobs.is_empty() {
             let next_kind = self.refused.values().filter_map(|(_, until)| until.checked_duration_since(now)).min();
             let next_due = self.due.next_due(&left_alone).await?;
@@ -137,7 +139,7 @@ impl Dispatcher {
                 Ok(()) => {
                     self.refused.remove(&kind);
                     outcome.published.push((id, run));
-                    metrics::histogram!(SCHEDULE_LAG, "kind" => kind.to_string()).record(late.as_secs_f64());
+                    histogram!(SCHEDULE_LAG, "kind" => kind.to_string()).record(late.as_secs_f64());
                 }
                 // Whether it was taken is not known. The lease tells: if it was, it is soon terminal or running, and if
                 // not, it is claimed again.

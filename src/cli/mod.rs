@@ -24,7 +24,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::failure::Failure;
 use crate::{
     app,
-    config::{Config, Flags, Mistake},
+    config::{Config, Flags, KindSettings, Mistake},
+    job::{Kind, chain},
     nearest::did_you_mean,
     runtime::registry::Registry,
 };
@@ -139,22 +140,40 @@ impl Ask {
     fn workers_as_configured(&self, config: &Config) -> Result<(Registry, Vec<Mistake>), Failure> {
         let mut registry = (self.workers)(config).map_err(|error| Failure::Usage(format!("{error:#}")))?;
         let mut mistakes = Vec::new();
+        let built_in = registry.kinds();
         for (name, settings) in &config.kinds {
-            let problem = match registry.change_policy(name, |policy| settings.apply(policy)) {
-                Ok(true) => continue,
-                Ok(false) => {
-                    let kinds: Vec<_> = registry.iter().map(|(kind, _)| kind.as_str()).collect();
-                    match did_you_mean(name, kinds.iter().copied()) {
-                        hint if hint.is_empty() => format!("there is no such kind; there are {}", kinds.join(", ")),
-                        hint => format!("there is no such kind{hint}"),
-                    }
-                }
-                Err(error) => error.to_string(),
-            };
-            mistakes.push(Mistake { origin: "all in all".into(), setting: format!("kind.{name}"), problem });
+            if let Err(problem) = configure(&mut registry, &built_in, name, settings) {
+                mistakes.push(Mistake { origin: "all in all".into(), setting: format!("kind.{name}"), problem });
+            }
         }
         mistakes.extend(app::check_routes(&config.events, &registry));
         Ok((registry, mistakes))
+    }
+}
+
+/// Makes one kind as its settings say, or says what is wrong with them.
+fn configure(registry: &mut Registry, built_in: &[Kind], name: &str, settings: &KindSettings) -> Result<(), String> {
+    let is_built_in = |name: &str| built_in.iter().any(|kind| kind.as_str() == name);
+    let no_such = |name: &str| {
+        let kinds: Vec<_> = built_in.iter().map(Kind::as_str).collect();
+        match did_you_mean(name, kinds.iter().copied()) {
+            hint if hint.is_empty() => format!("there is no such kind; there are {}", kinds.join(", ")),
+            hint => format!("there is no such kind{hint}"),
+        }
+    };
+    if let Some(like) = &settings.like {
+        if is_built_in(name) {
+            return Err("it has a worker of its own: leave `like` away, or give it another name".into());
+        }
+        if !is_built_in(like) {
+            return Err(format!("like: {}", no_such(like)));
+        }
+        registry.register_like(name, like).map_err(|error| chain(&error))?;
+    }
+    match registry.change_policy(name, |policy| settings.apply(policy)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(no_such(name)),
+        Err(error) => Err(error.to_string()),
     }
 }
 

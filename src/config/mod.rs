@@ -118,6 +118,8 @@ pub struct Retention {
 /// How a kind is run, where it differs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct KindSettings {
+    /// The kind whose work it does, where it is none of this build's own.
+    pub like: Option<String>,
     concurrency: Option<u32>,
     timeout: Option<Duration>,
     attempts: Option<u32>,
@@ -156,6 +158,7 @@ impl KindSettings {
     /// Changes a policy where these settings say so.
     pub fn apply(&self, policy: &mut Policy) {
         let KindSettings {
+            like: _,
             concurrency,
             timeout,
             attempts,
@@ -425,6 +428,7 @@ fn webhook(layers: &mut Layers) -> webhook::Settings {
 fn kinds(layers: &mut Layers) -> BTreeMap<String, KindSettings> {
     let names = layers.names_under(&["kind"]);
     let kind = |layers: &mut Layers, name: &str| KindSettings {
+        like: layers.text(&["kind", name, "like"]).map(|(like, _)| like),
         concurrency: layers.integer(&["kind", name, "concurrency"], 1..=10_000),
         timeout: layers.duration(&["kind", name, "timeout"], MILLISECOND..=MAX_TIMEOUT),
         attempts: layers.integer(&["kind", name, "attempts"], 1..=1000),

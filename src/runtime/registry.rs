@@ -3,7 +3,14 @@
 //! Everything else in warren knows a [`Handler`]: the gateway asks it whether a body is one of its kind, the executor
 //! hands it a body and gets back what came of it. The list of workers is explicit and stands in `main.rs`.
 
-use std::{any::type_name, collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    any::type_name,
+    collections::{BTreeMap, btree_map::Entry},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -75,11 +82,29 @@ impl Registry {
             return Err(RegisterError::Policy { kind, problems });
         }
         let schema = Schema::new(&kind, W::Message::VERSION, warren_messages::schema::of::<W::Message>);
-        let registered = Registered { policy, handler: Arc::new(Typed { worker, schema }) };
-        if self.kinds.insert(kind.clone(), registered).is_some() {
-            return Err(RegisterError::Twice(kind));
-        }
+        let handler = Arc::new(Typed { worker: Arc::new(worker), schema });
+        self.add(kind, Registered { policy, handler })?;
         Ok(self)
+    }
+
+    /// Adds a kind that does the work of one that is there, with a queue and a policy of its own. False if that one is not
+    /// there.
+    pub fn register_like(&mut self, name: &str, like: &str) -> Result<bool, RegisterError> {
+        let kind = Kind::new(name).map_err(|rule| RegisterError::BadName { name: name.to_owned(), rule })?;
+        let Some((_, registered)) = self.get(like) else { return Ok(false) };
+        let registered = Registered { handler: registered.handler.under(&kind), policy: registered.policy };
+        self.add(kind, registered)?;
+        Ok(true)
+    }
+
+    fn add(&mut self, kind: Kind, registered: Registered) -> Result<(), RegisterError> {
+        match self.kinds.entry(kind) {
+            Entry::Occupied(taken) => Err(RegisterError::Twice(taken.key().clone())),
+            Entry::Vacant(free) => {
+                free.insert(registered);
+                Ok(())
+            }
+        }
     }
 
     /// A kind by its name.
@@ -203,10 +228,13 @@ pub trait Handler: Send + Sync {
 
     /// The JSON Schema of the layout that this build writes.
     fn schema(&self) -> &Schema;
+
+    /// The same under another name.
+    fn under(&self, kind: &Kind) -> Arc<dyn Handler>;
 }
 
 struct Typed<W> {
-    worker: W,
+    worker: Arc<W>,
     schema: Schema,
 }
 
@@ -270,6 +298,11 @@ impl<W: Worker> Handler for Typed<W> {
 
     fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    fn under(&self, kind: &Kind) -> Arc<dyn Handler> {
+        let schema = Schema::new(kind, W::Message::VERSION, warren_messages::schema::of::<W::Message>);
+        Arc::new(Self { worker: self.worker.clone(), schema })
     }
 }
 

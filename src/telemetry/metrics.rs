@@ -32,6 +32,8 @@ pub const QUEUE_WAIT: &str = "warren_queue_wait_seconds";
 pub const EXECUTION: &str = "warren_execution_seconds";
 /// From a publish to its confirm.
 pub const PUBLISH_CONFIRM: &str = "warren_publish_confirm_seconds";
+/// How long it takes to claim jobs that are due.
+pub const CLAIM: &str = "warren_claim_seconds";
 /// From a job's due time to its publish.
 pub const SCHEDULE_LAG: &str = "warren_schedule_lag_seconds";
 /// Jobs that wait in the broker, by kind.
@@ -76,6 +78,7 @@ pub(super) fn describe() {
     describe_histogram!(QUEUE_WAIT, Unit::Seconds, "From a job's acceptance to its first start");
     describe_histogram!(EXECUTION, Unit::Seconds, "From the start of an attempt to its end");
     describe_histogram!(PUBLISH_CONFIRM, Unit::Seconds, "From a publish to its confirm");
+    describe_histogram!(CLAIM, Unit::Seconds, "How long it takes to claim jobs that are due");
     describe_histogram!(SCHEDULE_LAG, Unit::Seconds, "From a job's due time to its publish");
     describe_gauge!(QUEUE_DEPTH, "Jobs that wait in the broker");
     describe_gauge!(DEAD_LETTERS, "Dead letters, counted up to 10000");

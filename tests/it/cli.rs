@@ -93,6 +93,16 @@ fn every_mistake_in_the_configuration_is_reported_at_once() {
     let installation = Installation::embedded("[kind.'warren.probe']\nbackoff_factor = 0.5\n");
     let spins = installation.run(&["config", "check"]);
     assert!(spins.code == 2 && spins.stderr.contains("backoff.factor is 0.5"), "{spins:?}");
+    let like = "[kind.new]\nlike = 'warren.prob'\n[kind.'Bad Name']\nlike = 'warren.probe'\n\
+                [kind.'warren.probe']\nlike = 'webhook.deliver'\n[kind.newer]\nlike = 'new'\n";
+    let unlike = Installation::embedded(like).run(&["config", "check"]);
+    assert_eq!(unlike.code, 2, "{unlike:?}");
+    let own = "kind.warren.probe (all in all): it has a worker of its own";
+    for part in
+        ["4 places", "kind.new (all in all): like: there is no such kind; did you mean warren.probe", own, "newer"]
+    {
+        assert!(unlike.stderr.contains(part), "{part}: {unlike:?}");
+    }
     // Each of these is right by itself, or of another part.
     let installation = Installation::embedded(
         "[broker]\nurl = 'amqp://127.0.0.1'\n[database]\nurl = 'postgres://127.0.0.1/x'\n[gateway]\nlisten = '0.0.0.0:1'\n\

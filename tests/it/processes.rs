@@ -43,6 +43,33 @@ async fn roles_in_processes_of_their_own_do_the_main_job_together() {
     }
 }
 
+async fn a_kind_like_another_is_one_of_its_own(installation: Option<Installation>) {
+    let Some(installation) = installation else { return };
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let failing = json!({ "fail_attempts": 5 });
+    let (other, own) = (http.submit("probe.bulk", &failing).await, http.submit("warren.probe", &failing).await);
+    let job = http.job_in(&other, "dead").await;
+    assert_eq!((job["kind"].as_str(), job["failed_attempts"].as_u64()), (Some("probe.bulk"), Some(1)), "{job}");
+    http.job_in(&own, "retrying").await;
+    let schema = parts(http.get("/v1/schemas/probe.bulk/1").send().await.unwrap()).await;
+    assert_eq!((schema.0, schema.1["$id"].as_str()), (200, Some("urn:warren:schema:probe.bulk:1")));
+    let queues = installation.run(&["queue", "list", "-o", "json"]).json();
+    assert!(queues.as_array().unwrap().iter().any(|queue| queue["kind"] == "probe.bulk"), "{queues}");
+}
+
+const LIKE: &str = "[kind.'probe.bulk']\nlike = 'warren.probe'\nattempts = 1\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_like_another_has_its_own_queue_settings_and_schema_on_servers() {
+    a_kind_like_another_is_one_of_its_own(Installation::on_servers_with(&["probe.bulk"], LIKE).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_like_another_has_its_own_queue_settings_and_schema_embedded() {
+    a_kind_like_another_is_one_of_its_own(Some(Installation::embedded(LIKE))).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_leaves_its_job_to_the_next() {
     let Some(installation) = Installation::on_servers("").await else { return };

@@ -16,7 +16,7 @@ use http::{Request, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet, time::sleep_until};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 
 use crate::{cli::Failure, clock, job::Micros};
 
@@ -56,10 +56,14 @@ pub(super) async fn send(plan: Plan, keep_answers: bool) -> Result<Sent, Failure
     for _ in 0..plan.connections {
         connections.push(connect(&plan.gateway).await?);
     }
-    let (next, begin) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let shared = Arc::new(Shared { begin: Instant::now(), next: AtomicU64::new(0), due: Semaphore::new(0), plan });
+    if let Some(rate) = shared.plan.rate {
+        let shared = shared.clone();
+        std::thread::spawn(move || shared.pace(rate));
+    }
     let mut tasks = JoinSet::new();
     for connection in connections {
-        tasks.spawn(one(plan.clone(), connection, next.clone(), begin, keep_answers));
+        tasks.spawn(one(shared.clone(), connection, keep_answers));
     }
     let mut all = Sent::default();
     while let Some(done) = tasks.join_next().await {
@@ -68,8 +72,43 @@ pub(super) async fn send(plan: Plan, keep_answers: bool) -> Result<Sent, Failure
         all.answers.extend(sent.answers);
         all.refused += sent.refused;
     }
-    all.took = begin.elapsed();
+    all.took = shared.begin.elapsed();
     Ok(all)
+}
+
+/// What all connections share.
+struct Shared {
+    plan: Arc<Plan>,
+    begin: Instant,
+    /// The number of the next request.
+    next: AtomicU64,
+    /// A permit for every request that is due.
+    due: Semaphore,
+}
+
+impl Shared {
+    /// When a request is due.
+    #[expect(clippy::cast_precision_loss, reason = "a time")]
+    fn due(&self, number: u64, rate: f64) -> Instant {
+        self.begin + Duration::from_secs_f64(number as f64 / rate)
+    }
+
+    /// Lets requests go when they are due. A thread: the runtime's timers count in milliseconds, and what they add would be
+    /// taken for the gateway's.
+    #[expect(clippy::disallowed_methods, reason = "the thread is its own")]
+    fn pace(&self, rate: f64) {
+        let end = self.begin + Duration::from_secs(self.plan.seconds);
+        for number in 0.. {
+            let due = self.due(number, rate);
+            if due >= end {
+                break;
+            }
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.due.add_permits(1);
+        }
+        // Each connection comes for one more, and sees that the time is over. Closed, those that are late would be left out.
+        self.due.add_permits(self.plan.connections);
+    }
 }
 
 async fn connect(address: &str) -> Result<SendRequest<Full<Bytes>>, Failure> {
@@ -82,23 +121,23 @@ async fn connect(address: &str) -> Result<SendRequest<Full<Bytes>>, Failure> {
 }
 
 async fn one(
-    plan: Arc<Plan>,
+    shared: Arc<Shared>,
     mut connection: SendRequest<Full<Bytes>>,
-    next: Arc<AtomicU64>,
-    begin: Instant,
     keep_answers: bool,
 ) -> Result<Sent, Failure> {
-    let end = begin + Duration::from_secs(plan.seconds);
+    let plan = &shared.plan;
+    let end = shared.begin + Duration::from_secs(plan.seconds);
     let mut sent = Sent::default();
     loop {
-        let number = next.fetch_add(1, Relaxed);
-        #[expect(clippy::cast_precision_loss, reason = "a time")]
-        let due = plan.rate.map_or_else(Instant::now, |rate| begin + Duration::from_secs_f64(number as f64 / rate));
+        if plan.rate.is_some() {
+            // It is never closed.
+            let Ok(permit) = shared.due.acquire().await else { return Ok(sent) };
+            permit.forget();
+        }
+        let number = shared.next.fetch_add(1, Relaxed);
+        let due = plan.rate.map_or_else(Instant::now, |rate| shared.due(number, rate));
         if due >= end {
             return Ok(sent);
-        }
-        if plan.rate.is_some() {
-            sleep_until(due.into()).await;
         }
         let Send { path, headers, body } = (plan.request)(number);
         let mut request = Request::post(path).header("host", "bench").header(CONTENT_TYPE, "application/json");

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use warren_messages::{Message as _, probe::Probe};
+
 use crate::{
     app,
     broker::rabbitmq,
@@ -27,6 +29,8 @@ pub(super) struct Installation {
     environment: Vec<(String, String)>,
     pub(super) servers: Option<Servers>,
     pub(super) kinds: Vec<Kind>,
+    /// The kinds that the jobs of a drain are spread over.
+    pub(super) drained: Vec<Kind>,
 }
 
 /// One process of it. Ended when it is dropped.
@@ -39,12 +43,31 @@ pub(super) struct Process {
 
 impl Installation {
     /// Makes it, beside whatever else there is on the servers.
-    pub(super) async fn prepare(flags: &Flags, config: &Config, kinds: Vec<Kind>) -> Result<Self, Failure> {
+    pub(super) async fn prepare(
+        flags: &Flags,
+        config: &Config,
+        mut kinds: Vec<Kind>,
+        spread: u16,
+    ) -> Result<Self, Failure> {
+        let names = if spread == 1 {
+            vec![Probe::KIND.to_owned()]
+        } else {
+            (1..=spread).map(|n| format!("bench{n}")).collect()
+        };
+        let drained: Result<Vec<_>, _> = names.iter().map(|name| Kind::new(name)).collect();
+        let drained = drained.map_err(|error| Failure::Failed(error.to_string()))?;
         let name = format!("warren-bench-{}", std::process::id());
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder).map_err(|error| Failure::Failed(format!("{}: {error}", folder.display())))?;
         let schema = name.replace('-', "_");
         let mut environment = vec![("WARREN__LOG__LEVEL".to_owned(), "warn".to_owned())];
+        for kind in &drained {
+            if !kinds.contains(kind) {
+                let variable = format!("WARREN__KIND__{}__LIKE", kind.as_str().to_ascii_uppercase());
+                environment.push((variable, Probe::KIND.to_owned()));
+                kinds.push(kind.clone());
+            }
+        }
         let mut servers = config.servers.clone();
         if let Some(servers) = &mut servers {
             servers.broker.prefix.clone_from(&name);
@@ -60,7 +83,7 @@ impl Installation {
             postgres::make_schema(&servers.database, &schema).await?;
             rabbitmq::apply_topology(&servers.broker, &kinds).await?;
         }
-        Ok(Self { flags: flags.clone(), folder, schema, environment, servers, kinds })
+        Ok(Self { flags: flags.clone(), folder, schema, environment, servers, kinds, drained })
     }
 
     /// What a result is worth: which engine, and what it does before it says that something is durable.
@@ -132,10 +155,10 @@ impl Process {
         cpu_us(self.child.id())
     }
 
-    /// The memory that it holds, in MiB.
-    pub(super) fn memory_mib(&self) -> u64 {
+    /// The most memory that it has held, in MiB.
+    pub(super) fn peak_memory_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) / 1024
     }
 

@@ -7,34 +7,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use reqwest::Client;
-use serde_json::{Value, json};
-use warren_messages::{codec, probe::Probe};
+use serde_json::Value;
 
 use super::{
-    Load, Mode,
+    Load, Mode, drain,
     generator::{self, Plan, Send, Sent},
     installation::{Installation, Process, cpu_us},
     summary::{Percentiles, Report},
 };
-use crate::{
-    app,
-    broker::{Outgoing, Publish as _, rabbitmq::Producer},
-    cli::Failure,
-    clock,
-    id::Minter,
-    job::{Envelope, Kind, Micros, Tenant},
-};
+use crate::{cli::Failure, job::Micros};
 
-/// How many are published at once before a drain.
-const PRELOAD: usize = 1024;
-/// What is drained before this share is start-up.
-const WARM: f64 = 0.02;
 /// How often it is looked at.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 /// How long it is waited for what was taken to end.
-const END: Duration = Duration::from_mins(2);
+pub(super) const END: Duration = Duration::from_mins(2);
 /// How many jobs are looked at one by one.
 const LOOKED_AT: usize = 2000;
 /// Between two jobs on an idle installation.
@@ -47,23 +34,23 @@ const WEBHOOK: &str = r#"{"url":"https://bench.invalid/hook","event_type":"order
 pub(super) async fn measure(installation: &Installation, mode: &Mode) -> Result<Report, Failure> {
     match mode {
         Mode::Accept(load) => accept(installation, load).await,
-        Mode::Drain { jobs, payload_bytes } => drain(installation, *jobs, *payload_bytes).await,
+        Mode::Drain(what) => drain::measure(installation, what).await,
         Mode::Latency(load) => latency(installation, load).await,
         Mode::Mixed(load) => mixed(installation, load).await,
     }
 }
 
 /// The processes that are looked at, and what they had used before.
-struct Looked<'a>(Vec<(&'a Process, u64)>, u64);
+pub(super) struct Looked<'a>(Vec<(&'a Process, u64)>, u64);
 
 impl<'a> Looked<'a> {
-    fn at(processes: &[&'a Process]) -> Self {
+    pub(super) fn at(processes: &[&'a Process]) -> Self {
         let own = cpu_us(std::process::id());
         Self(processes.iter().map(|process| (*process, process.cpu_us())).collect(), own)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    async fn report(
+    pub(super) async fn report(
         self,
         installation: &Installation,
         mode: &'static str,
@@ -71,12 +58,13 @@ impl<'a> Looked<'a> {
         took: Duration,
     ) -> Result<Report, Failure> {
         let a_job = |used: u64| used as f64 / jobs.max(1) as f64;
-        let mut cpu: BTreeMap<_, _> = self
-            .0
-            .iter()
-            .map(|(process, before)| (process.roles.to_owned(), a_job(process.cpu_us() - before)))
-            .collect();
-        cpu.insert("(this generator)".into(), a_job(cpu_us(std::process::id()) - self.1));
+        let mut cpu = BTreeMap::from([("(this generator)".to_owned(), a_job(cpu_us(std::process::id()) - self.1))]);
+        let mut memory = BTreeMap::<_, u64>::new();
+        // Several with the same roles are one.
+        for (process, before) in self.0 {
+            *cpu.entry(process.roles.to_owned()).or_default() += a_job(process.cpu_us() - before);
+            *memory.entry(process.roles.to_owned()).or_default() += process.peak_memory_mib();
+        }
         Ok(Report {
             mode,
             durability: installation.durability().await?,
@@ -86,12 +74,12 @@ impl<'a> Looked<'a> {
             refused: 0,
             latencies_ms: BTreeMap::new(),
             cpu_us_a_job: cpu,
-            memory_mib: self.0.iter().map(|(process, _)| (process.roles.to_owned(), process.memory_mib())).collect(),
+            peak_memory_mib: memory,
         })
     }
 }
 
-fn gateway(process: &Process) -> String {
+pub(super) fn gateway(process: &Process) -> String {
     process.gateway.clone().unwrap_or_default()
 }
 
@@ -131,91 +119,6 @@ async fn accept(installation: &Installation, load: &Load) -> Result<Report, Fail
     report.refused = refused;
     report.latencies_ms.extend(Percentiles::of(latencies).map(|spread| ("sent to confirmed", spread)));
     Ok(report)
-}
-
-async fn drain(installation: &Installation, jobs: usize, payload_bytes: u32) -> Result<Report, Failure> {
-    let body = json!({ "payload_bytes": payload_bytes });
-    if let Some(servers) = &installation.servers {
-        let producer = Producer::open(&servers.broker, &installation.kinds);
-        let body = codec::encode(&Probe { payload_bytes, ..Probe::default() }).unwrap_or_default();
-        preload(&producer, &body, jobs).await?;
-    }
-    let process = installation.start("worker")?;
-    let looked = Looked::at(&[&process]);
-    // On the embedded engine one process has it all, so its jobs begin as they come in: what is measured is both together.
-    let feeding = installation.servers.is_none().then(|| {
-        let items = vec![json!({ "kind": "warren.probe", "body": body }).to_string(); 1000];
-        let request = Bytes::from(format!("[{}]", items.join(",")));
-        let gateway = gateway(&process);
-        tokio::spawn(feed(gateway, request, jobs.div_ceil(1000)))
-    });
-    let jobs = if feeding.is_some() { jobs.div_ceil(1000) * 1000 } else { jobs };
-    let client = client()?;
-    let begin = Instant::now();
-    let (mut warm, mut last) = (None, (0, begin));
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share")]
-    let warm_from = (jobs as f64 * WARM) as u64;
-    while last.0 < jobs as u64 {
-        let done = finished(&client, &process).await?;
-        let now = Instant::now();
-        if done > last.0 {
-            last = (done, now);
-            if warm.is_none() && done >= warm_from {
-                warm = Some((done, now));
-            }
-        } else if now - last.1 > END {
-            return Err(Failure::Failed(format!("only {done} of {jobs} jobs have ended")));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    if let Some(feeding) = feeding {
-        feeding.await.map_err(|error| Failure::Failed(error.to_string()))??;
-    }
-    let (before, since) = warm.unwrap_or((0, begin));
-    let mut report = looked.report(installation, "drain", jobs as u64, last.1 - begin).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = (last.0 - before) as f64 / (last.1 - since).as_secs_f64();
-    report.jobs_a_second = rate;
-    // What is finished is recorded and settled before it ends.
-    process.end();
-    Ok(report)
-}
-
-async fn preload(producer: &Producer, body: &[u8], jobs: usize) -> Result<(), Failure> {
-    let kind = Kind::new("warren.probe").map_err(|error| Failure::Failed(error.to_string()))?;
-    let began = Instant::now();
-    while let Err(why) = producer.health() {
-        if began.elapsed() > END {
-            return Err(Failure::Unreachable(why));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    let ids = app::generate_ids()?;
-    let minter = Minter::new(&ids.dedup_key, &ids.tag_keys).map_err(|error| Failure::Failed(error.to_string()))?;
-    let mut left = jobs;
-    while left > 0 {
-        let now = left.min(PRELOAD);
-        let publishes = (0..now).map(|_| {
-            let now = clock::now();
-            let envelope = Envelope::new(minter.mint(&Tenant::DEFAULT, now), kind.clone(), 1, now);
-            producer.publish(Outgoing { envelope, body: body.to_vec() })
-        });
-        for published in join_all(publishes).await {
-            published.map_err(|error| Failure::Unreachable(error.to_string()))?;
-        }
-        left -= now;
-    }
-    Ok(())
-}
-
-async fn feed(gateway: String, request: Bytes, requests: usize) -> Result<(), Failure> {
-    let client = client()?;
-    for _ in 0..requests {
-        let sent = client.post(format!("http://{gateway}/v1/jobs")).header("content-type", "application/json");
-        let answer = sent.body(request.clone()).send().await.map_err(|error| Failure::Failed(error.to_string()))?;
-        _ = answer.bytes().await;
-    }
-    Ok(())
 }
 
 async fn latency(installation: &Installation, load: &Load) -> Result<Report, Failure> {
@@ -281,7 +184,7 @@ fn pair(installation: &Installation) -> Result<(Process, Option<Process>), Failu
     Ok((first, second))
 }
 
-fn client() -> Result<Client, Failure> {
+pub(super) fn client() -> Result<Client, Failure> {
     Client::builder().no_proxy().build().map_err(|error| Failure::Failed(format!("no HTTP client: {error}")))
 }
 
@@ -297,15 +200,6 @@ async fn ready(process: &Process) -> Result<(), Failure> {
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-/// How many jobs a process has done.
-async fn finished(client: &Client, process: &Process) -> Result<u64, Failure> {
-    let failed = |error: reqwest::Error| Failure::Unreachable(format!("the metrics of a process: {error}"));
-    let text =
-        client.get(format!("{}/metrics", process.admin)).send().await.map_err(failed)?.text().await.map_err(failed)?;
-    let name = r#"warren_jobs_finished_total{kind="warren.probe",outcome="ok"} "#;
-    Ok(text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0))
 }
 
 /// When a job started and when the transaction that recorded it began, since its request was due: an id knows the time

@@ -1,5 +1,6 @@
 //! `warren bench`: measures an installation of its own, on the embedded engine or on the configured servers.
 
+mod drain;
 mod generator;
 mod installation;
 mod measure;
@@ -21,18 +22,30 @@ pub(super) enum Mode {
     /// How many jobs a second a gateway takes over HTTP, each answered after it is durable
     Accept(Load),
     /// How fast one worker process drains jobs that wait, results stored
-    Drain {
-        /// How many jobs wait
-        #[arg(long, default_value_t = 200_000)]
-        jobs: usize,
-        /// How many bytes the output of each carries
-        #[arg(long, default_value_t = 0)]
-        payload_bytes: u32,
-    },
+    Drain(Drain),
     /// How long a job waits for its start and for its record, on an idle installation or at a rate
     Latency(Load),
     /// Plain, keyed, delayed and failing jobs together, at a rate
     Mixed(Load),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Drain {
+    /// How many jobs wait
+    #[arg(long, default_value_t = 200_000)]
+    jobs: usize,
+    /// How many bytes the output of each carries
+    #[arg(long, default_value_t = 0)]
+    payload_bytes: u32,
+    /// Over how many kinds they are spread
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    kinds: u16,
+    /// How many worker processes there are
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// How many rows of other jobs the table holds before
+    #[arg(long, default_value_t = 0)]
+    rows: usize,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -55,7 +68,11 @@ impl Bench {
     pub(super) async fn run(self, ask: Ask) -> Result<(), Failure> {
         let config = ask.config()?;
         let kinds = ask.registry(&config)?.kinds();
-        let installation = installation::Installation::prepare(&ask.flags, &config, kinds).await?;
+        let spread = match &self.mode {
+            Mode::Drain(drain) => drain.kinds,
+            _ => 1,
+        };
+        let installation = installation::Installation::prepare(&ask.flags, &config, kinds, spread).await?;
         let measured = measure::measure(&installation, &self.mode).await;
         installation.remove().await;
         let report = measured?;

@@ -20,8 +20,8 @@ pub(super) struct Report {
     pub(super) latencies_ms: BTreeMap<&'static str, Percentiles>,
     /// Microseconds of CPU for each job, by process.
     pub(super) cpu_us_a_job: BTreeMap<String, f64>,
-    /// Resident memory at the end, by process.
-    pub(super) memory_mib: BTreeMap<String, u64>,
+    /// The most resident memory that was held, by process.
+    pub(super) peak_memory_mib: BTreeMap<String, u64>,
 }
 
 /// How latencies are spread.
@@ -61,7 +61,7 @@ impl fmt::Display for Report {
             writeln!(f, "  {what:<18} p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms")?;
         }
         for (process, cpu) in &self.cpu_us_a_job {
-            let memory = self.memory_mib.get(process).map_or(String::new(), |mib| format!(", {mib} MiB"));
+            let memory = self.peak_memory_mib.get(process).map_or(String::new(), |mib| format!(", {mib} MiB"));
             writeln!(f, "  {process:<18} {cpu:.1} us of CPU a job{memory}")?;
         }
         Ok(())

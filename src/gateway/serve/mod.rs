@@ -216,10 +216,18 @@ impl Listening {
                     return Poll::Ready(Next::Stop);
                 }
                 let Some(due) = phase.due() else { return Poll::Pending };
-                if alarm.deadline() != due {
+                // Set anew only where it would ring too late, and where it has rung too early: what is due changes with
+                // every request, and a timer costs more than all else here.
+                if alarm.deadline() > due {
                     alarm.as_mut().reset(due);
                 }
-                alarm.as_mut().poll(context).map(|()| Next::Overdue)
+                while alarm.as_mut().poll(context).is_ready() {
+                    if alarm.deadline() >= due {
+                        return Poll::Ready(Next::Overdue);
+                    }
+                    alarm.as_mut().reset(due);
+                }
+                Poll::Pending
             });
             match next.await {
                 Next::Ended(ended) => {

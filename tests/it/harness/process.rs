@@ -93,7 +93,13 @@ impl Installation {
 
     /// On RabbitMQ and Postgres.
     pub(crate) async fn on_servers(configuration: &str) -> Option<Self> {
-        let rabbit = RabbitPrefix::reserve(built_in_kinds())?;
+        Self::on_servers_with(&[], configuration).await
+    }
+
+    /// The same, with kinds that the configuration adds.
+    pub(crate) async fn on_servers_with(kinds: &[&str], configuration: &str) -> Option<Self> {
+        let added = kinds.iter().map(|kind| Kind::new(kind).expect("a kind"));
+        let rabbit = RabbitPrefix::reserve(built_in_kinds().into_iter().chain(added).collect())?;
         let database = PgDatabase::create().await?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let this = Self { folder, servers: Some((rabbit, database)) };
