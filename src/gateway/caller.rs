@@ -78,7 +78,7 @@ impl Gateway {
     /// Who sends a request that must be allowed to do this. `given` is a key from elsewhere than the headers, for
     /// protocols whose clients put it into the body; it counts where the headers bring none.
     pub(super) fn caller(&self, head: &Parts, given: Option<&str>, scope: Scope) -> Result<Caller, Problem> {
-        let key = self.door.admit(&head.headers, &head.extensions, given, scope)?;
+        let key = self.door.admit(&head.uri, &head.headers, &head.extensions, given, scope)?;
         Ok(key.map_or_else(|| Caller::of(Tenant::DEFAULT), Caller::with))
     }
 }

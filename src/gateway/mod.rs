@@ -17,6 +17,7 @@ mod hooks;
 mod jobs;
 mod openapi;
 mod operation;
+mod origin;
 mod page;
 pub mod problem;
 mod recent;

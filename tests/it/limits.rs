@@ -125,7 +125,7 @@ type OnTheWire<'a> = (String, u16, &'a str, &'a str);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_none_is_told_what_is_wrong_with_it_and_its_connection_is_closed() {
     let (installation, up, _http) = open();
-    let head = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\n";
+    let head = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: localhost\r\n";
     let chunks = "2\r\n{}\r\n0\r\n\r\n";
     let cases: Vec<OnTheWire> = vec![
         (format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"), 400, "two_lengths", "both"),
@@ -220,7 +220,7 @@ async fn a_path_leads_to_a_page_or_to_nothing_and_never_to_a_file() {
         for path in paths {
             for method in ["GET", "POST"] {
                 let request = format!(
-                    "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
+                    "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
                 );
                 let answer = raw(url, request.as_bytes()).await;
                 let refused = matches!((method, answer.status()), (_, 400 | 404) | ("POST", 405 | 422));

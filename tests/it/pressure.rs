@@ -30,7 +30,7 @@ fn open_with(configuration: &str) -> (Installation, Up, Http) {
     (installation, up, http)
 }
 
-const HEAD: &str = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+const HEAD: &str = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
 
 fn refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status(), answer.json()["code"].as_str()), (status, Some(code)), "{answer:?}");

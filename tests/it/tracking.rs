@@ -426,7 +426,7 @@ async fn what_is_no_request_of_an_sdk_is_refused_whole_and_nothing_is_taken() {
     // Longer than is taken, which is known before it is sent.
     let address = tracked.up.gateway().trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(&address).await.unwrap();
-    let head = format!("POST /v1/batch HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", (10 << 20) + 1);
+    let head = format!("POST /v1/batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", (10 << 20) + 1);
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
