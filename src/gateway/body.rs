@@ -59,6 +59,11 @@ impl Incoming {
         Self::new(headers, body, at_most, STREAMED)
     }
 
+    /// The same, however often what is packed repeats itself: only its size counts.
+    pub(super) fn of_any_ratio(self) -> Self {
+        Self { gunzip: self.gunzip.map(Gunzip::of_any_ratio), ..self }
+    }
+
     fn new(headers: &HeaderMap, body: Body, at_most: usize, patience: Duration) -> Result<Self, Problem> {
         let gunzip = is_packed(headers)?.then(|| Gunzip::new(at_most));
         let claimed = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

@@ -26,6 +26,7 @@ use serde_json::Value;
 use warren_messages::{
     Bytes, Invalid, Json,
     codec::{self, MAX_BYTES},
+    field,
 };
 
 use super::{
@@ -86,6 +87,7 @@ fn event_schema(_: &mut SchemaGenerator) -> Schema {
 }
 
 async fn receive(Shared(gateway): Shared<Arc<Gateway>>, caller: Caller, request: Request) -> Result<Response, Problem> {
+    let caller = caller.begun()?;
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let mode = Mode::of(headers)?;
@@ -209,11 +211,11 @@ impl Attributes {
             self.wrong("specversion", "bad_value", "names another version than 1.0, the one that is taken");
         }
         let time = self.values.remove("time").and_then(|text| {
-            let time = text.parse::<Timestamp>();
-            if time.is_err() {
+            let time = field::any_instant(&text);
+            if time.is_none() {
                 self.wrong("time", "bad_value", "is no time such as 2026-12-24T18:00:00+01:00 (RFC 3339)");
             }
-            time.ok()
+            time
         });
         let Self { mut values, invalid, .. } = self;
         invalid.into_result().map_err(|invalid| {

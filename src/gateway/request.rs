@@ -37,6 +37,16 @@ pub(super) async fn read_body(headers: &HeaderMap, body: Body, at_most: usize) -
     Incoming::whole(headers, body, at_most)?.collect().await
 }
 
+/// The same for a body that may repeat itself as often as it likes where it is packed, as a batch of events does that all
+/// say where they come from.
+pub(super) async fn read_repetitive_body(
+    headers: &HeaderMap,
+    body: Body,
+    at_most: usize,
+) -> Result<bytes::Bytes, Problem> {
+    Incoming::whole(headers, body, at_most)?.of_any_ratio().collect().await
+}
+
 /// The format that a request names. None is JSON.
 pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let Some(named) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };

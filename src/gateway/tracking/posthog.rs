@@ -8,13 +8,14 @@ use axum::{
     Json,
     extract::{Request, State as Shared},
 };
+use http::header::AUTHORIZATION;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema,
     mend::mend,
     read::{self, Events, Id, Members, Moment},
 };
@@ -79,13 +80,21 @@ struct Answer {
 
 async fn batch(Shared(gateway): Shared<Arc<Gateway>>, request: Request) -> Result<Json<Answer>, Unserved> {
     let (head, body) = request.into_parts();
+    // What has its key in a header as well is asked for it before its body is read.
+    let known = match head.headers.contains_key(AUTHORIZATION) {
+        true => Some(gateway.caller(&head, None, Scope::EventsWrite)?.begun()?),
+        false => None,
+    };
     let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
     let body = mend(&body);
     let Sending { api_key, batch, sent_at: sent } = read::body(&body)?;
-    let caller = gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?;
+    let caller = match known {
+        Some(caller) => caller,
+        None => gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?.begun()?,
+    };
     batch.check()?;
     let events: Vec<_> = batch.events.iter().map(|event| said(event)).collect();
-    let together = Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent, events };
+    let together = Together::of(caller, IDS_OF, received, sent, events)?;
     Ok(Json(Answer { status: "Ok", refused: gateway.track(&together).await? }))
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod local;
+mod tracking;
 
 use std::{
     collections::BTreeMap,
