@@ -80,7 +80,7 @@ async fn a_batch_that_repeats_itself_is_taken_however_small_it_was_packed() {
 async fn a_limit_below_the_batch_of_an_sdk_makes_it_wait_and_loses_nothing() {
     let slow = [&SCOPES[..], &["--rate", "10/s", "--burst", "5"]].concat();
     let once = [&SCOPES[..], &["--rate", "1/h", "--burst", "5"]].concat();
-    let (installation, up, keys) = with_keys(&[("slow", &slow), ("once", &once), ("hog", &once)], "");
+    let (installation, up, keys) = with_keys(&[("slow", &slow), ("once", &once), ("hog", &once), ("cloud", &once)], "");
     // More at once than the key ever holds. It counts as all that it holds.
     let http = Http::with_key(up.gateway(), &keys["once"]);
     let first = http.post("/v1/batch").json(&batch((0..20).map(|n| format!("once-{n}")))).send().await.unwrap();
@@ -123,6 +123,7 @@ async fn a_limit_below_the_batch_of_an_sdk_makes_it_wait_and_loses_nothing() {
     // A batch that can be cut is told so.
     let cloud: Vec<_> =
         (0..6).map(|n| json!({ "specversion": "1.0", "type": "t", "source": "/s", "id": n.to_string() })).collect();
+    let http = Http::with_key(up.gateway(), &keys["cloud"]);
     let request = http.post("/v1/events").header("content-type", "application/cloudevents-batch+json");
     let response = request.body(Value::from(cloud).to_string()).send().await.unwrap();
     assert_eq!(code(response).await, (413, "batch_exceeds_limit".into()));
