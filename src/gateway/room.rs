@@ -1,7 +1,7 @@
 //! How much of requests is held in memory at once, over all of them.
 //!
-//! A limit for one body bounds nothing while thousands are under way. So what is held of bodies, and of the answers to many
-//! jobs that nobody has taken yet, is counted in one place; where there is no room left, a request is answered
+//! A limit for one body bounds nothing while thousands are under way. So everything that is held of bodies, and of
+//! long answers that nobody has taken yet, is counted in one place; where there is no room left, a request is answered
 //! `overloaded` and its connection closed, before memory grows. Only what has come in is counted, never what a header
 //! claims.
 //!
@@ -9,7 +9,13 @@
 //! a small part of the room together, so that nobody fills all of it who may send nothing. And JSON takes many times its
 //! length while it is read: who reads it waits until there is room for that too.
 
+use axum::{
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
 use bytes::Bytes;
+use http::{HeaderValue, header::CONTENT_TYPE};
+use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem::Problem;
@@ -82,6 +88,16 @@ fn resize(
         }
     }
     Ok(())
+}
+
+/// An answer that may be long, for which there is room until it is taken.
+pub(super) fn json(value: &impl Serialize) -> Result<Response, Problem> {
+    // Text, numbers and lists of them: it cannot fail.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let mut room = Room::default();
+    room.hold(text.len())?;
+    let media = HeaderValue::from_static("application/json");
+    Ok(([(CONTENT_TYPE, media)], Body::from(room.around(text))).into_response())
 }
 
 struct Held<B> {

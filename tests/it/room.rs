@@ -122,6 +122,37 @@ async fn json_that_takes_many_times_its_length_once_it_is_read_is_not_read_all_a
     assert!(taken > 0 && peak < 700, "{peak} MB");
 }
 
+/// A connection of HTTP/2 that takes nothing of any answer.
+async fn closed_window(up: &Up) -> http2::SendRequest<String> {
+    let stream = TcpStream::connect(address(up.gateway())).await.unwrap();
+    let mut client = http2::Builder::new(TokioExecutor::new());
+    let (client, connection) = client.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_answers_that_nobody_takes_are_not_made_without_end() {
+    let installation = Installation::embedded("");
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let id = http.submit("warren.probe", &json!({ "payload_bytes": 700_000 })).await;
+    let job = http.job_in(&id, "succeeded").await;
+    assert_eq!(job["output"]["payload"].as_str().map(str::len), Some(933_336), "in base64");
+    let mut client = closed_window(&up).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let request = http::Request::get(format!("{}/v1/jobs/{id}", up.gateway())).body(String::new()).unwrap();
+        held.push(client.send_request(request).await.unwrap());
+    }
+    let count = |status: u16| held.iter().filter(|answer| answer.status() == status).count();
+    // 64 MiB of them, and no more.
+    assert_eq!((count(200), count(503)), (71, 29));
+    assert!(shed(&up, "memory").await >= 29);
+    drop((held, client));
+    http.job_in(&id, "succeeded").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_gives_no_window_for_his_answers_holds_nobody_up_for_long() {
     // A minute, and then it is over; `serve/tests.rs` shows the same with less patience.
@@ -132,11 +163,7 @@ async fn who_gives_no_window_for_his_answers_holds_nobody_up_for_long() {
     let up = installation.up(&[]);
     let mut held = Vec::new();
     for _ in 0..2 {
-        let stream = TcpStream::connect(address(up.gateway())).await.unwrap();
-        let mut client = http2::Builder::new(TokioExecutor::new());
-        let (mut client, connection) =
-            client.initial_stream_window_size(0).handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
+        let mut client = closed_window(&up).await;
         for _ in 0..100 {
             let request = http::Request::get(format!("{}/", up.gateway())).body(String::new()).unwrap();
             held.push(client.send_request(request).await.unwrap());
