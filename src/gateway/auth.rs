@@ -104,6 +104,11 @@ impl Door {
         Ok(Some(held))
     }
 
+    /// Whether the headers alone tell if a request is let in: they bring a key, or none is needed.
+    pub(super) fn knows(&self, headers: &HeaderMap) -> bool {
+        headers.contains_key(AUTHORIZATION) || self.open.is_some() && !matches!(self.keys.need(), Need::Some)
+    }
+
     /// Where a request comes from: the other end of the connection, or, where that is a proxy whose word is believed, the
     /// last address before it that is none.
     fn sender(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {

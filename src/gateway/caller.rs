@@ -99,6 +99,11 @@ impl Gateway {
         let key = self.door.admit(&head.uri, &head.headers, &head.extensions, given, scope)?;
         Ok(key.map_or_else(|| Caller::of(Tenant::DEFAULT), Caller::with))
     }
+
+    /// The same by the headers alone, before the body is read: none where they do not tell.
+    pub(super) fn caller_by_headers(&self, head: &Parts, scope: Scope) -> Result<Option<Caller>, Problem> {
+        if self.door.knows(&head.headers) { self.caller(head, None, scope).map(Some) } else { Ok(None) }
+    }
 }
 
 impl FromRequestParts<Arc<Gateway>> for Caller {

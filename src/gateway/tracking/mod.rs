@@ -43,6 +43,7 @@ use super::{
     operation::Operation,
     problem::{Item, OUTCOME_UNKNOWN, Problem},
     request,
+    room::Stranger,
     submit::{Checked, Name, Submission, When},
 };
 use crate::{
@@ -110,9 +111,19 @@ struct Arrival {
 
 impl Arrival {
     async fn of(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
-        let at = Timestamp::from_microsecond(clock::now()).unwrap_or(Timestamp::MAX);
-        let body = request::read_repetitive_body(headers, body, MOST_BYTES).await?;
-        Ok(Self { at, body })
+        let at = Self::now();
+        Ok(Self { at, body: request::read_repetitive_body(headers, body, MOST_BYTES).await? })
+    }
+
+    /// The same of someone whose key is in the body.
+    async fn of_stranger(headers: &HeaderMap, body: Body) -> Result<(Self, Stranger), Problem> {
+        let at = Self::now();
+        let (body, stranger) = request::read_body_of_stranger(headers, body, MOST_BYTES).await?;
+        Ok((Self { at, body }, stranger))
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_microsecond(clock::now()).unwrap_or(Timestamp::MAX)
     }
 }
 

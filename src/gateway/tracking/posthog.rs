@@ -1,6 +1,7 @@
 //! PostHog's capture API: `POST /batch/`.
 //!
-//! Its key is in the body and not in a header. The SDKs take nothing but `200` for taken.
+//! Its key is in the body and not in a header; where there is one in a header all the same, it is asked for before the body
+//! is read. The SDKs take nothing but `200` for taken.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -8,7 +9,6 @@ use axum::{
     Json,
     extract::{Request, State as Shared},
 };
-use http::header::AUTHORIZATION;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -22,8 +22,10 @@ use super::{
 use crate::{
     gateway::{
         Gateway,
+        caller::Caller,
         operation::{EVENTS, Operation},
         problem::Problem,
+        room::Stranger,
     },
     keys::Scope,
 };
@@ -80,18 +82,16 @@ struct Answer {
 
 async fn batch(Shared(gateway): Shared<Arc<Gateway>>, request: Request) -> Result<Json<Answer>, Unserved> {
     let (head, body) = request.into_parts();
-    // What has its key in a header as well is asked for it before its body is read.
-    let known = match head.headers.contains_key(AUTHORIZATION) {
-        true => Some(gateway.caller(&head, None, Scope::EventsWrite)?.begun()?),
-        false => None,
+    let known = gateway.caller_by_headers(&head, Scope::EventsWrite)?.map(Caller::begun).transpose()?;
+    let (Arrival { at: received, body }, stranger) = match known {
+        Some(_) => (Arrival::of(&head.headers, body).await?, Stranger::default()),
+        None => Arrival::of_stranger(&head.headers, body).await?,
     };
-    let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
     let body = mend(&body);
     let Sending { api_key, batch, sent_at: sent } = read::body(&body)?;
-    let caller = match known {
-        Some(caller) => caller,
-        None => gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?.begun()?,
-    };
+    let by_body = || gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?.begun();
+    let caller = known.map_or_else(by_body, Ok)?;
+    drop(stranger);
     batch.check()?;
     let events: Vec<_> = batch.events.iter().map(|event| said(event)).collect();
     let together = Together::of(caller, IDS_OF, received, sent, events)?;
