@@ -193,12 +193,12 @@ async fn a_request_that_is_none_is_told_what_is_wrong_with_it_and_its_connection
 async fn a_request_behind_another_is_looked_at_as_closely() {
     let (installation, up, _http) = open();
     let post = |fields: &str, body: &str| {
-        format!("POST {PROBE} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{fields}\r\n{body}")
+        format!("POST {PROBE} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{fields}\r\n{body}")
     };
     let chunks = "1;of=two\r\n{\r\n1\r\n}\r\n0\r\nbehind: it\r\n\r\n";
     let both = post("content-length: 2\r\ntransfer-encoding: chunked\r\n", chunks);
     let before = [
-        "GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
         post("content-length: 2\r\n", "{}"),
         post("transfer-encoding: chunked\r\n", chunks),
     ];
@@ -210,7 +210,7 @@ async fn a_request_behind_another_is_looked_at_as_closely() {
         assert!(answer.text.contains("HTTP/1.1 400 ") && answer.text.contains("two_lengths"), "{before}: {answer:?}");
     }
     // All of them are good, in whatever pieces they come.
-    let all = before.concat().repeat(3) + &before[0].replace("host: x", "host: x\r\nconnection: close");
+    let all = before.concat().repeat(3) + &before[0].replace("host: localhost", "host: localhost\r\nconnection: close");
     for pieces in [7, 1000, 10_000] {
         let mut stream = connect(&up).await;
         for piece in all.as_bytes().chunks(pieces) {
@@ -222,7 +222,7 @@ async fn a_request_behind_another_is_looked_at_as_closely() {
     }
     // While the one before it is worked on, which is when hyper reads ahead.
     let waits = before[1].replacen("{}", "{\"work_ms\": 2000}", 1).replace("length: 2", "length: 17");
-    let waits = waits.replace("host: x", "host: x\r\nprefer: wait=20");
+    let waits = waits.replace("host: localhost", "host: localhost\r\nprefer: wait=20");
     let mut stream = connect(&up).await;
     stream.write_all(waits.as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;

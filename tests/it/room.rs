@@ -29,7 +29,7 @@ async fn shed(up: &Up, reason: &str) -> u64 {
 /// A request that lacks the last byte of its body, for as long as it is held. Whoever is refused may not get so far.
 async fn almost(up: &Up, path: &str, length: usize) -> TcpStream {
     let mut stream = connect(up).await;
-    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
     _ = stream.write_all(head.as_bytes()).await;
     _ = stream.write_all(&vec![b' '; length - 1]).await;
     stream
