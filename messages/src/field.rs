@@ -106,12 +106,20 @@ impl de::Visitor<'_> for Instant {
     }
 }
 
+/// 0001-01-01T00:00:00Z: the first instant that is taken.
+pub const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+/// Reads an instant from elsewhere, where [`instant`] would be too strict: a space for the `T` and the like are taken too. At
+/// either end it is brought to what [`instant`] takes; `None` if it names no instant.
+pub fn any_instant(text: &str) -> Option<Timestamp> {
+    let at_the_end = || is_written_as_instant(text).then(|| read_instant(text)).flatten();
+    text.parse().ok().or_else(at_the_end).map(|at: Timestamp| at.max(FIRST))
+}
+
 /// Reads what is written as an instant; `None` on a day that is not in the calendar. What stands at either end for "always"
 /// or "never" is brought to where it can be held and written again: an offset may lead out of these years, and jiff's own end
 /// is a day before that of 9999.
 fn read_instant(text: &str) -> Option<Timestamp> {
-    /// 0001-01-01T00:00:00Z
-    const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
     text[..10].parse::<Date>().ok()?;
     Some(text.parse().unwrap_or(Timestamp::MAX).max(FIRST))
 }

@@ -156,7 +156,7 @@ async fn look_at_keys(findings: &mut Findings, config: &Config, store: &dyn Stor
     let all: Vec<_> = config.access.keys.iter().chain(&stored.keys).collect();
     let live = all.iter().filter(|key| key.is_live(clock::now())).count();
     let address = config.gateway_listen;
-    let is_open = all.is_empty() && stored.not_understood == 0 && address.ip().is_loopback();
+    let is_open = all.is_empty() && stored.not_understood.is_empty() && address.ip().is_loopback();
     match live {
         0 if is_open => findings.ok("keys", "none, and only this machine can reach the gateway"),
         0 => findings.problem(
@@ -166,9 +166,14 @@ async fn look_at_keys(findings: &mut Findings, config: &Config, store: &dyn Stor
         ),
         live => findings.ok("keys", format!("{live} can be used")),
     }
-    if stored.not_understood > 0 {
-        let found = format!("{} were made by another build, and let nobody in here", stored.not_understood);
-        findings.warning("keys", found, "run the newer warren that has made them");
+    if !stored.not_understood.is_empty() {
+        let count = stored.not_understood.len();
+        let found = format!("{count} were made by another build, and let nobody in here");
+        findings.warning(
+            "keys",
+            found,
+            "run the newer warren that has made them, or revoke them with `warren key revoke`",
+        );
     }
 }
 

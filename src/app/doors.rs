@@ -30,8 +30,8 @@ impl Doors {
         let access = &config.access;
         let keys = Arc::new(Keyring::new(&access.keys, access.assume_no_keys, store));
         let door = |open| Door { keys: keys.clone(), open, trusted_proxies: access.trusted_proxies.clone() };
-        let gateway = ready.gateway.map(|address| door(address.ip().is_loopback()));
-        let admin = (!ready.admin.ip().is_loopback()).then(|| Arc::new(door(false)));
+        let gateway = ready.gateway.map(|address| door(Some(address).filter(|address| address.ip().is_loopback())));
+        let admin = (!ready.admin.ip().is_loopback()).then(|| Arc::new(door(None)));
         let exposed = ready.gateway.filter(|address| !address.ip().is_loopback());
         Self { keys, gateway, admin, exposed }
     }

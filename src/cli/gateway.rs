@@ -1,13 +1,13 @@
 //! Talks to a gateway over HTTP, as any sender does.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 
 use super::Failure;
-use crate::config::shown_file;
+use crate::config::{Config, shown_file};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The variable that holds a key.
@@ -48,12 +48,28 @@ impl Target {
         Ok(key)
     }
 
+    /// Its URL, or where the configuration has one listen. Where that speaks TLS, nothing is sent in clear.
+    fn url(&self, config: &Config) -> Result<String, Failure> {
+        let listen = config.gateway_listen;
+        match (self.gateway.as_deref(), config.limits.tls.is_some()) {
+            (Some(url), true) if !url.to_ascii_lowercase().starts_with("https://") => Err(Failure::Usage(
+                "the gateway speaks TLS ([gateway.tls]), so its URL begins with https://; nothing was sent".into(),
+            )),
+            (Some(url), _) => Ok(url.trim_end_matches('/').to_owned()),
+            (None, false) => Ok(format!("http://{listen}")),
+            (None, true) => Err(Failure::Usage(format!(
+                "the gateway speaks TLS ([gateway.tls]), and its certificate is for a name, which {listen} is not: name it \
+                 with --gateway https://NAME:{}",
+                listen.port()
+            ))),
+        }
+    }
+
     /// At its URL, or where the configuration has one listen.
-    pub(super) fn open(&self, listen: SocketAddr) -> Result<Gateway, Failure> {
+    pub(super) fn open(&self, config: &Config) -> Result<Gateway, Failure> {
         let client = Client::builder().timeout(TIMEOUT).no_proxy().build();
         let client = client.map_err(|error| Failure::Failed(format!("no HTTP client: {error}")))?;
-        let url = self.gateway.as_deref();
-        let url = url.map_or_else(|| format!("http://{listen}"), |url| url.trim_end_matches('/').to_owned());
+        let url = self.url(config)?;
         Ok(Gateway { client, url, key: self.key()? })
     }
 }

@@ -157,7 +157,7 @@ impl Enqueue {
     async fn run(self, ask: Ask) -> Result<(), Failure> {
         let config = ask.config()?;
         let body = read_body(&self.body)?;
-        let gateway = self.target.open(config.gateway_listen)?;
+        let gateway = self.target.open(&config)?;
         let mut request = gateway.submit(&self.kind, body);
         for (name, value) in
             [("idempotency-key", self.key), ("warren-delay", self.delay), ("warren-run-at", self.run_at)]

@@ -16,7 +16,7 @@ use crate::{
     job::{Kind, Micros, Tenant},
     keys::{Burst, Env, Grants, Key as ApiKey, KeyText, Rate, Scope, Scopes},
     nearest::did_you_mean,
-    store::Store,
+    store::{Store, StrangeKey},
 };
 
 /// Make, see and revoke the keys that senders and operators need.
@@ -204,26 +204,48 @@ fn instant(at: Option<Micros>) -> Option<Timestamp> {
     at.and_then(|at| Timestamp::from_microsecond(at).ok())
 }
 
-async fn stored(store: &dyn Store) -> Result<Vec<ApiKey>, Failure> {
-    Ok(store.keys(None).await?.map_or_else(Vec::new, |stored| stored.keys))
+async fn stored(store: &dyn Store) -> Result<(Vec<ApiKey>, Vec<StrangeKey>), Failure> {
+    Ok(store.keys(None).await?.map_or_else(Default::default, |stored| (stored.keys, stored.not_understood)))
+}
+
+/// A key that was named.
+struct Found {
+    id: String,
+    name: String,
+    is_revoked: bool,
+    /// All of it, if this build understands it.
+    key: Option<ApiKey>,
+}
+
+impl Found {
+    fn is(&self, named: &str) -> bool {
+        self.name == named || self.id == named
+    }
 }
 
 /// The key of this name or id, which is not revoked and not of the configuration.
-async fn find(config: &Config, store: &dyn Store, named: &str) -> Result<ApiKey, Failure> {
-    let is_it = |key: &&ApiKey| key.name == named || key.id.as_str() == named;
-    if let Some(key) = config.access.keys.iter().find(is_it) {
+async fn find(config: &Config, store: &dyn Store, named: &str) -> Result<Found, Failure> {
+    if let Some(key) = config.access.keys.iter().find(|key| key.name == named || key.id.as_str() == named) {
         let text = format!("the key {} stands in the configuration: change it there and restart", key.name);
         return Err(Failure::Refused(text));
     }
-    let keys = stored(store).await?;
-    let mut live = keys.iter().filter(|key| key.revoked_at.is_none());
-    if let Some(key) = live.find(is_it) {
-        return Ok(key.clone());
+    let (keys, strange) = stored(store).await?;
+    let ours = keys.into_iter().map(|key| {
+        let (id, name, is_revoked) = (key.id.to_string(), key.name.clone(), key.revoked_at.is_some());
+        Found { id, name, is_revoked, key: Some(key) }
+    });
+    let strange = strange.into_iter().map(|StrangeKey { id, name, revoked_at, .. }| {
+        let is_revoked = revoked_at.is_some();
+        Found { id, name, is_revoked, key: None }
+    });
+    let mut all: Vec<_> = ours.chain(strange).collect();
+    if let Some(at) = all.iter().position(|found| !found.is_revoked && found.is(named)) {
+        return Ok(all.swap_remove(at));
     }
-    if let Some(key) = keys.iter().find(is_it) {
-        return Err(Failure::Refused(format!("the key {} ({}) is revoked, for good", key.name, key.id)));
+    if let Some(Found { id, name, .. }) = all.iter().find(|found| found.is(named)) {
+        return Err(Failure::Refused(format!("the key {name} ({id}) is revoked, for good")));
     }
-    let hint = did_you_mean(named, keys.iter().map(|key| key.name.as_str()));
+    let hint = did_you_mean(named, all.iter().map(|found| found.name.as_str()));
     // What was named may be a whole key, which must not be repeated.
     Err(Failure::NotFound(format!("there is no key of this name or id{hint} (see `warren key list`)")))
 }
@@ -235,7 +257,13 @@ impl Rotate {
         }
         let config = ask.config()?;
         let store = app::open_store(&config).await?;
-        let key = find(&config, store.as_ref(), &self.key).await?;
+        let Found { name, key, .. } = find(&config, store.as_ref(), &self.key).await?;
+        let Some(key) = key else {
+            let text = format!(
+                "this build does not understand the key {name}, which another one has made: rotate it with that, or revoke it"
+            );
+            return Err(Failure::Refused(text));
+        };
         let text = KeyText::mint_for(&key.env, key.id).map_err(no_randomness)?;
         if !store.rotate_key(key.id, text.digest(), self.overlap).await? {
             return Err(Failure::Refused(format!("the key {} was revoked meanwhile", key.name)));
@@ -251,22 +279,25 @@ impl Rotate {
 async fn revoke(ask: &Ask, named: &str) -> Result<(), Failure> {
     let config = ask.config()?;
     let store = app::open_store(&config).await?;
-    let key = find(&config, store.as_ref(), named).await?;
-    if !store.revoke_key(key.id).await? {
-        return Err(Failure::Refused(format!("the key {} was revoked meanwhile", key.name)));
+    let Found { id, name, .. } = find(&config, store.as_ref(), named).await?;
+    if !store.revoke_key(&id).await? {
+        return Err(Failure::Refused(format!("the key {name} was revoked meanwhile")));
     }
-    output::print(ask.output, &json!({ "id": key.id.as_str(), "name": key.name, "revoked": true }), || {
-        format!("{} is revoked: gateways refuse it within 5 s, or as soon as they reach the database again", key.name)
+    output::print(ask.output, &json!({ "id": id, "name": name, "revoked": true }), || {
+        format!("{name} is revoked: gateways refuse it within 5 s, or as soon as they reach the database again")
     });
     Ok(())
 }
+
+/// Where a key stands that is not in the configuration.
+const DATABASE: &str = "database";
 
 /// A key, as it is listed.
 #[derive(Serialize)]
 struct KeyView {
     id: String,
     name: String,
-    tenant: Tenant,
+    tenant: String,
     state: &'static str,
     stands_in: &'static str,
     scopes: Vec<&'static str>,
@@ -296,7 +327,7 @@ impl KeyView {
         Self {
             id: key.id.to_string(),
             name: key.name,
-            tenant: key.tenant,
+            tenant: key.tenant.to_string(),
             state,
             stands_in,
             scopes: scopes.iter().map(Scope::as_str).collect(),
@@ -312,12 +343,36 @@ impl KeyView {
             previous_until: instant(previous_until),
         }
     }
+
+    /// A key that another build has made. What it allows is not known here, so nothing of that is shown.
+    fn strange(key: StrangeKey) -> Self {
+        Self {
+            id: key.id,
+            name: key.name,
+            tenant: key.tenant,
+            state: if key.revoked_at.is_some() { "revoked" } else { "not understood" },
+            stands_in: DATABASE,
+            scopes: Vec::new(),
+            kinds: Vec::new(),
+            networks: Vec::new(),
+            rate: None,
+            burst: None,
+            quota: None,
+            created_at: instant(Some(key.created_at)),
+            expires_at: instant(key.expires_at),
+            revoked_at: instant(key.revoked_at),
+            last_used_at: instant(key.last_used_at),
+            previous_until: None,
+        }
+    }
 }
 
 async fn list(ask: &Ask) -> Result<(), Failure> {
     let config = ask.config()?;
     let store = app::open_store(&config).await?;
-    let stored = stored(store.as_ref()).await?.into_iter().map(|key| KeyView::of(key, "database"));
+    let (ours, strange) = stored(store.as_ref()).await?;
+    let stored =
+        ours.into_iter().map(|key| KeyView::of(key, DATABASE)).chain(strange.into_iter().map(KeyView::strange));
     let configured = config.access.keys.iter().map(|key| KeyView::of(key.clone(), "configuration"));
     let keys: Vec<_> = configured.chain(stored).collect();
     output::print(ask.output, &keys, || {
@@ -325,7 +380,7 @@ async fn list(ask: &Ask) -> Result<(), Failure> {
             vec![
                 key.name.clone(),
                 key.id.clone(),
-                key.tenant.to_string(),
+                key.tenant.clone(),
                 key.state.to_owned(),
                 key.scopes.join(" "),
                 output::instant(key.expires_at),

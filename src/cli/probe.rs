@@ -23,7 +23,7 @@ pub(super) struct Probe {
 impl Probe {
     pub(super) async fn run(self, ask: Ask) -> Result<(), Failure> {
         let config = ask.config()?;
-        let gateway = self.target.open(config.gateway_listen)?;
+        let gateway = self.target.open(&config)?;
         let began = Instant::now();
         let accepted = gateway.answer(gateway.submit("warren.probe", "{}".into())).await?;
         let accepted_after = began.elapsed();

@@ -12,11 +12,12 @@ use std::{
 
 use axum::{extract::Request, middleware::Next, response::Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 
 use super::{
+    origin,
     problem::{Challenge, Problem},
     serve::Peer,
 };
@@ -48,8 +49,8 @@ pub(super) fn scope_of(method: &Method, route: &str) -> Scope {
 pub struct Door {
     /// The keys that open it.
     pub keys: Arc<Keyring>,
-    /// Whether it stands open while there is no key: on a loopback address.
-    pub open: bool,
+    /// Where it is, if it stands open while there is no key: a loopback address.
+    pub open: Option<SocketAddr>,
     /// The proxies whose word on who sends is believed.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -63,15 +64,16 @@ impl Door {
     /// headers, where a protocol has one; it counts where the headers bring none.
     pub fn admit(
         &self,
+        uri: &Uri,
         headers: &HeaderMap,
         extensions: &Extensions,
         given: Option<&str>,
         scope: Scope,
     ) -> Result<Option<Arc<Held>>, Problem> {
-        if self.open {
+        if let Some(listening) = self.open {
             match self.keys.need() {
                 Need::Some => {}
-                Need::None => return Ok(None),
+                Need::None => return origin::check(uri, headers, listening).map_err(counted).map(|()| None),
                 Need::Unknown => return Err(refuse(Refused::Unknown)),
             }
         }
@@ -100,6 +102,11 @@ impl Door {
             return Err(counted(Problem::new(StatusCode::FORBIDDEN, "missing_scope", detail)));
         }
         Ok(Some(held))
+    }
+
+    /// Whether the headers alone tell if a request is let in: they bring a key, or none is needed.
+    pub(super) fn knows(&self, headers: &HeaderMap) -> bool {
+        headers.contains_key(AUTHORIZATION) || self.open.is_some() && !matches!(self.keys.need(), Need::Some)
     }
 
     /// Where a request comes from: the other end of the connection, or, where that is a proxy whose word is believed, the

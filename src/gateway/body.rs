@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     gunzip::{ANY_RATIO, Gunzip, GunzipError, RATIO},
     problem::Problem,
-    room::Room,
+    room::{Room, Stranger},
 };
 
 /// How long a whole body may keep its reader waiting.
@@ -57,6 +57,11 @@ impl Incoming {
     /// The same for one that is worked off while it comes in, which may take its time.
     pub(super) fn streamed(headers: &HeaderMap, body: Body, at_most: usize) -> Result<Self, Problem> {
         Self::new(headers, body, at_most, STREAMED)
+    }
+
+    /// The same, however often what is packed repeats itself: only its size counts.
+    pub(super) fn of_any_ratio(self) -> Self {
+        Self { gunzip: self.gunzip.map(Gunzip::of_any_ratio), ..self }
     }
 
     fn new(headers: &HeaderMap, body: Body, at_most: usize, patience: Duration) -> Result<Self, Problem> {
@@ -132,14 +137,27 @@ impl Incoming {
     }
 
     /// All of it. The room that it takes is given back with the last of its bytes.
-    pub(super) async fn collect(mut self) -> Result<Bytes, Problem> {
+    pub(super) async fn collect(self) -> Result<Bytes, Problem> {
+        self.gather(|_| Ok(())).await
+    }
+
+    /// The same from someone who has yet to show that he may send.
+    pub(super) async fn collect_from_stranger(self) -> Result<(Bytes, Stranger), Problem> {
+        let mut stranger = Stranger::default();
+        let whole = self.gather(|bytes| stranger.hold(bytes)).await?;
+        Ok((whole, stranger))
+    }
+
+    async fn gather(mut self, mut hold: impl FnMut(usize) -> Result<(), Problem>) -> Result<Bytes, Problem> {
         let mut room = Room::default();
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        hold(first.len())?;
         room.hold(first.len())?;
         let Some(second) = self.next().await? else { return Ok(room.around(first)) };
         let mut whole = BytesMut::from(first);
         let mut next = Some(second);
         while let Some(piece) = next {
+            hold(whole.len() + piece.len())?;
             room.hold(whole.len() + piece.len())?;
             whole.extend_from_slice(&piece);
             next = self.next().await?;

@@ -25,16 +25,18 @@ pub struct Caller {
     key: Option<Arc<Held>>,
     /// What it sends was counted already.
     counted: bool,
+    /// So many were counted for the request before it was read.
+    begun: u32,
 }
 
 impl Caller {
     /// Someone who needs no key: there are none, or he has shown in another way who he is, such as by a signature.
     pub fn of(tenant: Tenant) -> Self {
-        Self { tenant, key: None, counted: false }
+        Self { tenant, key: None, counted: false, begun: 0 }
     }
 
     fn with(key: Arc<Held>) -> Self {
-        Self { tenant: key.key.tenant.clone(), key: Some(key), counted: false }
+        Self { tenant: key.key.tenant.clone(), key: Some(key), counted: false, begun: 0 }
     }
 
     /// The name of the key, to be seen on the jobs that it sends.
@@ -42,17 +44,33 @@ impl Caller {
         self.key.as_ref().map(|held| held.key.name.as_str().into())
     }
 
-    /// Counts so much against the limits of the key, all or nothing. What is then sent with the answer is not counted
-    /// again: a request that is refused as a whole must be counted as a whole.
+    /// Counts one for a request before it is read: one that turns out bad has cost something too.
+    pub(super) fn begun(self) -> Result<Self, Problem> {
+        self.count(1)?;
+        Ok(Self { begun: 1, ..self })
+    }
+
+    /// Counts so much against the limits of the key, all or nothing, and what was counted before as a part of it. What is
+    /// then sent with the answer is not counted again: a request that is refused as a whole must be counted as a whole.
     pub(super) fn counted(self, count: u32) -> Result<Self, Problem> {
         self.count(count)?;
         Ok(Self { counted: true, ..self })
     }
 
+    /// The same for a sender that cannot send less at once: what is more than the key ever holds counts as all that it
+    /// holds, so that a limit makes such a sender wait, and does not lose what it sends.
+    pub(super) fn counted_as_held(self, count: u32) -> Result<Self, Problem> {
+        let most = self.key.as_ref().and_then(|held| held.limits().most());
+        self.counted(most.map_or(count, |most| count.min(most)))
+    }
+
     /// Counts so much against the limits of the key, unless that was done before.
     pub(super) fn count(&self, count: u32) -> Result<(), Problem> {
         match &self.key {
-            Some(held) if !self.counted => held.limits().take(count).map_err(too_many),
+            Some(held) if !self.counted => {
+                let limits = held.limits();
+                limits.take_beside(count.saturating_sub(self.begun), self.begun).map_err(too_many)
+            }
             _ => Ok(()),
         }
     }
@@ -78,8 +96,13 @@ impl Gateway {
     /// Who sends a request that must be allowed to do this. `given` is a key from elsewhere than the headers, for
     /// protocols whose clients put it into the body; it counts where the headers bring none.
     pub(super) fn caller(&self, head: &Parts, given: Option<&str>, scope: Scope) -> Result<Caller, Problem> {
-        let key = self.door.admit(&head.headers, &head.extensions, given, scope)?;
+        let key = self.door.admit(&head.uri, &head.headers, &head.extensions, given, scope)?;
         Ok(key.map_or_else(|| Caller::of(Tenant::DEFAULT), Caller::with))
+    }
+
+    /// The same by the headers alone, before the body is read: none where they do not tell.
+    pub(super) fn caller_by_headers(&self, head: &Parts, scope: Scope) -> Result<Option<Caller>, Problem> {
+        if self.door.knows(&head.headers) { self.caller(head, None, scope).map(Some) } else { Ok(None) }
     }
 }
 

@@ -26,15 +26,17 @@ use serde_json::Value;
 use warren_messages::{
     Bytes, Invalid, Json,
     codec::{self, MAX_BYTES},
+    field,
 };
 
 use super::{
     Gateway,
     caller::Caller,
-    event::{Data, Event, INVALID_EVENT, Taken, TakenJob},
+    event::{CheckedEvent, Data, Event, INVALID_EVENT, Taken, TakenJob},
     operation::{EVENTS, Operation, anything, header, text},
     problem::Problem,
     request,
+    room::Reading,
 };
 use crate::{
     job::Trace,
@@ -86,17 +88,21 @@ fn event_schema(_: &mut SchemaGenerator) -> Schema {
 }
 
 async fn receive(Shared(gateway): Shared<Arc<Gateway>>, caller: Caller, request: Request) -> Result<Response, Problem> {
+    let caller = caller.begun()?;
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let mode = Mode::of(headers)?;
     let at_most = if mode == Mode::Batch { batch::MOST_BYTES } else { MAX_BYTES };
     let body = request::read_body(headers, body, at_most).await?;
+    let reading = Reading::of(if mode == Mode::Batch { &[] } else { &body }).await;
     let event = match mode {
         Mode::Binary => binary(headers, &body)?,
         Mode::Structured => structured(&body)?,
         Mode::Batch => return gateway.take_batch(caller, headers, &body).await,
     };
-    let taken = gateway.take_cloud_event(&caller.counted(1)?, headers, event).await?;
+    let checked = gateway.check_cloud_event(&caller.counted(1)?, headers, event)?;
+    drop((reading, body));
+    let taken = gateway.take_event(checked).await?;
     let only = match taken.jobs.as_slice() {
         [TakenJob { id, .. }] => HeaderValue::from_str(&format!("/v1/jobs/{id}")).ok(),
         _ => None,
@@ -209,11 +215,11 @@ impl Attributes {
             self.wrong("specversion", "bad_value", "names another version than 1.0, the one that is taken");
         }
         let time = self.values.remove("time").and_then(|text| {
-            let time = text.parse::<Timestamp>();
-            if time.is_err() {
+            let time = field::any_instant(&text);
+            if time.is_none() {
                 self.wrong("time", "bad_value", "is no time such as 2026-12-24T18:00:00+01:00 (RFC 3339)");
             }
-            time.ok()
+            time
         });
         let Self { mut values, invalid, .. } = self;
         invalid.into_result().map_err(|invalid| {
@@ -326,16 +332,16 @@ fn structured(text: &[u8]) -> Result<CloudEvent, Problem> {
 }
 
 impl Gateway {
-    async fn take_cloud_event(
+    fn check_cloud_event(
         &self,
         caller: &Caller,
         headers: &HeaderMap,
         event: CloudEvent,
-    ) -> Result<Taken, Problem> {
+    ) -> Result<CheckedEvent, Problem> {
         let trace = event.trace().or_else(|| request::trace(headers));
         let CloudEvent { id, source, event_type, time, rest, data } = event;
         let event = Event { event_type: &event_type, source: &source, id: &id, time, headers: rest, data };
-        self.take_event(caller, event, trace).await
+        self.check_event(caller, event, trace)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Events, whatever protocol brings them: each becomes a job for every route that it matches, or is kept.
 //!
 //! It promises that an event of which one job is refused becomes none, and that a repeat of an event is the same jobs:
-//! their ids come from the event's source and id and the name of the route. It must not know protocols.
+//! their ids come from the event's source and id and the name of the route. It must not know protocols. What an event is
+//! read into takes many times its length, so it is gone before its jobs are waited for.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -112,15 +113,19 @@ pub(super) struct TakenJob {
     pub(super) route: Option<String>,
 }
 
+/// The jobs that an event becomes, each with its route. Nothing else of the event is left.
+#[derive(Debug)]
+pub(super) struct CheckedEvent(Vec<(Option<String>, Checked)>);
+
 impl Gateway {
-    /// Takes an event: `Ok` only when every job that it becomes is durable. Repeated, it becomes the same jobs. Its caller
-    /// has counted it: an event is one, however many jobs it becomes.
-    pub(super) async fn take_event(
+    /// Checks an event, and makes every job of it that it becomes. Repeated, it becomes the same jobs. Its caller has
+    /// counted it: an event is one, however many jobs it becomes.
+    pub(super) fn check_event(
         &self,
         caller: &Caller,
         event: Event<'_>,
         trace: Option<Box<Trace>>,
-    ) -> Result<Taken, Problem> {
+    ) -> Result<CheckedEvent, Problem> {
         let received = Received::from(event);
         received.validate().map_err(|invalid| {
             let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_EVENT, "the event breaks the rules");
@@ -128,12 +133,16 @@ impl Gateway {
         })?;
         let takes = |route: &&Route| route.takes(&received.event_type, &received.source);
         let routes: Vec<_> = self.events.routes.iter().filter(takes).collect();
-        let checked = if routes.is_empty() {
-            vec![(None, self.check_kept(caller, &received, trace)?)]
+        Ok(CheckedEvent(if routes.is_empty() {
+            vec![(None, self.check_kept(caller, received, trace)?)]
         } else {
-            self.check_routed(caller, &routes, &received, trace.as_deref())?
-        };
-        // Nothing was published so far, and nothing is refused from here on.
+            self.check_routed(caller, &routes, received, trace.as_deref())?
+        }))
+    }
+
+    /// Takes an event that was checked: `Ok` only when every job that it becomes is durable. Nothing of it was published
+    /// so far, and nothing is refused from here on.
+    pub(super) async fn take_event(&self, CheckedEvent(checked): CheckedEvent) -> Result<Taken, Problem> {
         let all = checked.into_iter().map(async |(route, checked)| (route, self.take(checked).await));
         let (mut jobs, mut problems) = (Vec::new(), Vec::new());
         for (route, taken) in join_all(all).await {
@@ -145,7 +154,7 @@ impl Gateway {
         if problems.is_empty() { Ok(Taken { jobs }) } else { Err(unfinished(jobs.len(), problems)) }
     }
 
-    fn check_kept(&self, caller: &Caller, event: &Received, trace: Option<Box<Trace>>) -> Result<Checked, Problem> {
+    fn check_kept(&self, caller: &Caller, event: Received, trace: Option<Box<Trace>>) -> Result<Checked, Problem> {
         if self.events.unrouted == Unrouted::Refuse || self.registry.get(Received::KIND).is_none() {
             let detail = format!(
                 "no route takes an event of type `{}` from `{}`, and such events are not kept here",
@@ -153,7 +162,9 @@ impl Gateway {
             );
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_route", detail));
         }
-        let body = codec::encode(event).map_err(|_| Problem::rejected(&Rejected::TooLarge, Format::MessagePack))?;
+        let body = codec::encode(&event).map_err(|_| Problem::rejected(&Rejected::TooLarge, Format::MessagePack))?;
+        // It is about to be read a second time.
+        drop(event);
         // Its message says by itself which event it is.
         self.check(submission(caller, Received::KIND, (Format::MessagePack, &body), Name::None, trace))
     }
@@ -163,19 +174,26 @@ impl Gateway {
         &self,
         caller: &Caller,
         routes: &[&Route],
-        event: &Received,
+        mut event: Received,
         trace: Option<&Trace>,
     ) -> Result<Vec<(Option<String>, Checked)>, Problem> {
+        let data = event.data.take();
         // Text, numbers and maps of them: it cannot fail.
-        let parts = serde_json::to_value(event).unwrap_or_default();
+        let mut parts = serde_json::to_value(&event).unwrap_or_default();
+        if let Some(Json(data)) = data {
+            parts["data"] = data;
+        }
+        // Written before the first is read again, so that never more than two forms of the event are there.
+        let bodies: Vec<_> = routes.iter().map(|route| route.body(&parts).map(|body| body.to_string())).collect();
+        drop(parts);
         let (mut checked, mut errors) = (Vec::new(), Vec::new());
-        for route in routes {
+        for (route, body) in routes.iter().zip(bodies) {
             let wrong = |pointer: &str, code: Cow<'static, str>, detail: String| {
                 let detail = format!("the route `{}`: {detail}", route.name);
                 FieldProblem { pointer: pointer.to_owned(), code, detail }
             };
-            let body = match route.body(&parts) {
-                Ok(body) => body.to_string(),
+            let body = match body {
+                Ok(body) => body,
                 Err(missing) => {
                     errors.push(wrong(&missing.pointer, "missing_part".into(), missing.to_string()));
                     continue;

@@ -28,6 +28,7 @@ pub(super) enum GunzipError {
 pub(super) struct Gunzip {
     decoder: MultiGzDecoder<Vec<u8>>,
     at_most: u64,
+    any_ratio: bool,
     packed: u64,
     unpacked: u64,
 }
@@ -35,7 +36,13 @@ pub(super) struct Gunzip {
 impl Gunzip {
     /// One that unpacks to at most so many bytes.
     pub(super) fn new(at_most: usize) -> Self {
-        Self { decoder: MultiGzDecoder::new(Vec::new()), at_most: at_most as u64, packed: 0, unpacked: 0 }
+        let decoder = MultiGzDecoder::new(Vec::new());
+        Self { decoder, at_most: at_most as u64, any_ratio: false, packed: 0, unpacked: 0 }
+    }
+
+    /// The same, however often what it holds repeats itself: only the size counts.
+    pub(super) fn of_any_ratio(self) -> Self {
+        Self { any_ratio: true, ..self }
     }
 
     /// Takes a step: answers how much of the input was used, and what came out, 128 KiB at most. Call it again with the
@@ -69,7 +76,7 @@ impl Gunzip {
         if self.unpacked > self.at_most {
             return Err(GunzipError::TooLarge);
         }
-        if self.unpacked > ANY_RATIO && self.unpacked > self.packed.saturating_mul(RATIO) {
+        if !self.any_ratio && self.unpacked > ANY_RATIO && self.unpacked > self.packed.saturating_mul(RATIO) {
             return Err(GunzipError::Bomb);
         }
         Ok(out)

@@ -17,6 +17,7 @@ mod hooks;
 mod jobs;
 mod openapi;
 mod operation;
+mod origin;
 mod page;
 pub mod problem;
 mod recent;
@@ -50,7 +51,6 @@ use self::{
     problem::Problem,
     recent::Recent,
     request::Path,
-    status::JobView,
     submit::{Name, Submission, Submitted},
     wait::Waiters,
 };
@@ -195,8 +195,9 @@ async fn submit_one(
         Some(at_most) => gateway.ended(&caller.tenant, id, at_most).await,
         None => None,
     };
-    let mut response = match ended {
-        Some(job) => (StatusCode::OK, [("preference-applied", "wait")], Json(job)).into_response(),
+    // It was accepted whether or not there is room to say what came of it.
+    let mut response = match ended.and_then(|job| room::json(&job).ok()) {
+        Some(job) => (StatusCode::OK, [("preference-applied", "wait")], job).into_response(),
         None => (StatusCode::ACCEPTED, Json(Answer { id, kind, state, replayed, late })).into_response(),
     };
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
@@ -219,17 +220,18 @@ async fn show_one(
     caller: Caller,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<JobView>, Problem> {
+) -> Result<Response, Problem> {
     let caller = caller.counted(1)?;
     let wait = request::query_wait(query.as_deref())?;
     let job = gateway.status(&caller.tenant, &id).await?;
-    Ok(Json(match wait {
+    let job = match wait {
         Some(at_most) if !job.state.is_terminal() => {
             gateway.waiters.wait(&caller.tenant, job.id, at_most).await;
             gateway.status(&caller.tenant, &id).await?
         }
         _ => job,
-    }))
+    };
+    room::json(&job)
 }
 
 /// A job that was called off, or is to be.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{
     body::Incoming,
     problem::Problem,
+    room::Stranger,
     submit::{FURTHEST, When},
 };
 use crate::{config::parse_duration, job::Trace, nearest::shorten, runtime::registry::Format};
@@ -35,6 +36,25 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 /// Reads a body whole, but no more than so many bytes of it, neither as it comes in nor unpacked.
 pub(super) async fn read_body(headers: &HeaderMap, body: Body, at_most: usize) -> Result<bytes::Bytes, Problem> {
     Incoming::whole(headers, body, at_most)?.collect().await
+}
+
+/// The same for a body that may repeat itself as often as it likes where it is packed, as a batch of events does that all
+/// say where they come from.
+pub(super) async fn read_repetitive_body(
+    headers: &HeaderMap,
+    body: Body,
+    at_most: usize,
+) -> Result<bytes::Bytes, Problem> {
+    Incoming::whole(headers, body, at_most)?.of_any_ratio().collect().await
+}
+
+/// The same from someone who has yet to show that he may send: what comes with the body is to be dropped when he has.
+pub(super) async fn read_body_of_stranger(
+    headers: &HeaderMap,
+    body: Body,
+    at_most: usize,
+) -> Result<(bytes::Bytes, Stranger), Problem> {
+    Incoming::whole(headers, body, at_most)?.of_any_ratio().collect_from_stranger().await
 }
 
 /// The format that a request names. None is JSON.

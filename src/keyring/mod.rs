@@ -179,7 +179,7 @@ impl Keyring {
         let Some(StoredKeys { revision, keys, not_understood }) = self.store.keys(before.revision).await? else {
             return Ok(());
         };
-        let any = !self.configured.is_empty() || !keys.is_empty() || not_understood > 0;
+        let any = !self.configured.is_empty() || !keys.is_empty() || !not_understood.is_empty();
         let held = |key: Key| {
             let same = before.keys.get(&key.id).map(AsRef::as_ref);
             (key.id, Held::new(key, same))

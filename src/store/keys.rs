@@ -27,8 +27,9 @@ pub trait Keys: Send + Sync {
     /// there is no such key, or it is revoked.
     async fn rotate_key(&self, id: KeyId, digest: Digest, overlap: Duration) -> Result<bool, StoreError>;
 
-    /// Revokes a key for good. False if there is no such key, or it is revoked already.
-    async fn revoke_key(&self, id: KeyId) -> Result<bool, StoreError>;
+    /// Revokes a key for good, whether this build understands it or not. False if there is no such key, or it is revoked
+    /// already.
+    async fn revoke_key(&self, id: &str) -> Result<bool, StoreError>;
 
     /// Notes when keys were last used. Never goes back in time.
     async fn touch_keys(&self, used: &[(KeyId, Micros)]) -> Result<(), StoreError>;
@@ -41,8 +42,27 @@ pub struct StoredKeys {
     pub revision: i64,
     /// Those that this build understands, the oldest first.
     pub keys: Vec<Key>,
-    /// How many there are beside them: nobody gets in with those.
-    pub not_understood: usize,
+    /// Those beside them: nobody gets in with them.
+    pub not_understood: Vec<StrangeKey>,
+}
+
+/// What is known of a key that this build does not understand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StrangeKey {
+    /// Its id.
+    pub id: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// Whose jobs it sends and sees.
+    pub tenant: String,
+    /// When it was made.
+    pub created_at: Micros,
+    /// From when on it is good no more.
+    pub expires_at: Option<Micros>,
+    /// When it was revoked.
+    pub revoked_at: Option<Micros>,
+    /// When it was last used.
+    pub last_used_at: Option<Micros>,
 }
 
 /// A row of either store.
@@ -63,6 +83,18 @@ pub(super) struct KeyRow {
 }
 
 impl KeyRow {
+    fn strange(&self) -> StrangeKey {
+        StrangeKey {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            tenant: self.tenant.clone(),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+            last_used_at: self.last_used_at,
+        }
+    }
+
     fn into_key(self) -> Result<Key, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let digest = |bytes: &[u8]| Digest::from_bytes(bytes).ok_or_else(|| "its hash is none".to_owned());
@@ -88,14 +120,14 @@ impl KeyRow {
 
 /// Keys from rows. One that is not understood is left out, and its loss is told: to guess at it could allow too much.
 pub(super) fn understood(revision: i64, rows: Vec<KeyRow>) -> StoredKeys {
-    let mut stored = StoredKeys { revision, keys: Vec::with_capacity(rows.len()), not_understood: 0 };
+    let mut stored = StoredKeys { revision, keys: Vec::with_capacity(rows.len()), not_understood: Vec::new() };
     for row in rows {
-        let id = row.id.clone();
+        let strange = row.strange();
         match row.into_key() {
             Ok(key) => stored.keys.push(key),
             Err(problem) => {
-                stored.not_understood += 1;
-                error!(key = id, problem, "this build does not understand a key, and lets nobody in with it");
+                error!(key = strange.id, problem, "this build does not understand a key, and lets nobody in with it");
+                stored.not_understood.push(strange);
             }
         }
     }

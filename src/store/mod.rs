@@ -21,7 +21,7 @@ use std::{error::Error, ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-pub use self::keys::{Keys, StoredKeys};
+pub use self::keys::{Keys, StoredKeys, StrangeKey};
 use crate::job::{Completion, Envelope, Kind, Micros, NewJob, State, Tenant};
 
 /// Why the store did not do a unit of work.

@@ -26,6 +26,8 @@ pub const IDEMPOTENT_HITS: &str = "warren_idempotent_hits_total";
 pub const HOOKS: &str = "warren_hooks_received_total";
 /// Events of SDKs that were refused in an answer which served the others, by reason.
 pub const EVENTS_REFUSED: &str = "warren_events_refused_total";
+/// Events of SDKs that were in their request before, and lost nothing by being refused.
+pub const EVENTS_REPEATED: &str = "warren_events_repeated_total";
 /// From a job's acceptance to its first start.
 pub const QUEUE_WAIT: &str = "warren_queue_wait_seconds";
 /// From the start of an attempt to its end.
@@ -75,6 +77,7 @@ pub(super) fn describe() {
     describe_counter!(IDEMPOTENT_HITS, "Requests that repeated a job under its key");
     describe_counter!(HOOKS, "Webhooks that came in, by source and what became of them");
     describe_counter!(EVENTS_REFUSED, "Events of SDKs that were refused, by why");
+    describe_counter!(EVENTS_REPEATED, "Events of SDKs that a request held twice");
     describe_histogram!(QUEUE_WAIT, Unit::Seconds, "From a job's acceptance to its first start");
     describe_histogram!(EXECUTION, Unit::Seconds, "From the start of an attempt to its end");
     describe_histogram!(PUBLISH_CONFIRM, Unit::Seconds, "From a publish to its confirm");

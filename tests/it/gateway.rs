@@ -298,7 +298,7 @@ async fn raw(up: &Up, bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_contradict_themselves_are_refused_and_closed() {
     let (installation, up, _http) = open();
-    let head = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\n";
+    let head = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: localhost\r\n";
     let both = format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n");
     let bad_chunk = format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n{{}}\r\n0\r\n\r\n");
     let two_lengths = format!("{head}content-length: 2\r\ncontent-length: 3\r\n\r\n{{}}");
@@ -320,7 +320,7 @@ async fn requests_that_contradict_themselves_are_refused_and_closed() {
     assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
     // With both a length and chunks, the chunks count and the connection ends, as RFC 9112 asks: what follows on it
     // cannot be taken for another request.
-    let smuggled = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";
+    let smuggled = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}";
     let answer = raw(&up, format!("{both}{smuggled}").as_bytes()).await;
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     assert!(answer.contains("connection: close"), "{answer}");

@@ -1,6 +1,6 @@
 //! What a gateway on a public address is sent: too much, too slowly, packed and broken, over real sockets.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
@@ -125,7 +125,7 @@ type OnTheWire<'a> = (String, u16, &'a str, &'a str);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_none_is_told_what_is_wrong_with_it_and_its_connection_is_closed() {
     let (installation, up, _http) = open();
-    let head = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\n";
+    let head = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: localhost\r\n";
     let chunks = "2\r\n{}\r\n0\r\n\r\n";
     let cases: Vec<OnTheWire> = vec![
         (format!("{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"), 400, "two_lengths", "both"),
@@ -190,6 +190,49 @@ async fn a_request_that_is_none_is_told_what_is_wrong_with_it_and_its_connection
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_behind_another_is_looked_at_as_closely() {
+    let (installation, up, _http) = open();
+    let post = |fields: &str, body: &str| {
+        format!("POST {PROBE} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{fields}\r\n{body}")
+    };
+    let chunks = "1;of=two\r\n{\r\n1\r\n}\r\n0\r\nbehind: it\r\n\r\n";
+    let both = post("content-length: 2\r\ntransfer-encoding: chunked\r\n", chunks);
+    let before = [
+        "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+        post("content-length: 2\r\n", "{}"),
+        post("transfer-encoding: chunked\r\n", chunks),
+    ];
+    for before in &before {
+        // In one segment.
+        let answer = raw(up.gateway(), format!("{before}{both}{before}").as_bytes()).await;
+        assert_eq!(answer.text.matches("HTTP/1.1 20").count(), 1, "{before}: {answer:?}");
+        assert_eq!(answer.text.matches("HTTP/1.1 ").count(), 2, "{before}: {answer:?}");
+        assert!(answer.text.contains("HTTP/1.1 400 ") && answer.text.contains("two_lengths"), "{before}: {answer:?}");
+    }
+    // All of them are good, in whatever pieces they come.
+    let all = before.concat().repeat(3) + &before[0].replace("host: localhost", "host: localhost\r\nconnection: close");
+    for pieces in [7, 1000, 10_000] {
+        let mut stream = connect(&up).await;
+        for piece in all.as_bytes().chunks(pieces) {
+            stream.write_all(piece).await.unwrap();
+        }
+        let answer = rest(&mut stream).await;
+        let count = |status: &str| answer.text.matches(&format!("HTTP/1.1 {status} ")).count();
+        assert_eq!((count("200"), count("202")), (4, 6), "{pieces}: {answer:?}");
+    }
+    // While the one before it is worked on, which is when hyper reads ahead.
+    let waits = before[1].replacen("{}", "{\"work_ms\": 2000}", 1).replace("length: 2", "length: 17");
+    let waits = waits.replace("host: localhost", "host: localhost\r\nprefer: wait=20");
+    let mut stream = connect(&up).await;
+    stream.write_all(waits.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stream.write_all(both.as_bytes()).await.unwrap();
+    let answer = rest(&mut stream).await;
+    assert!(answer.text.starts_with("HTTP/1.1 200 ") && answer.text.contains("two_lengths"), "{answer:?}");
+    assert_eq!(taken(&installation), 2 + 18 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_path_leads_to_a_page_or_to_nothing_and_never_to_a_file() {
     let (installation, up, _http) = open();
     let paths = [
@@ -220,7 +263,7 @@ async fn a_path_leads_to_a_page_or_to_nothing_and_never_to_a_file() {
         for path in paths {
             for method in ["GET", "POST"] {
                 let request = format!(
-                    "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
+                    "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}"
                 );
                 let answer = raw(url, request.as_bytes()).await;
                 let refused = matches!((method, answer.status()), (_, 400 | 404) | ("POST", 405 | 422));

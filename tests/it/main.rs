@@ -27,6 +27,7 @@ mod outages;
 mod poison;
 mod pressure;
 mod processes;
+mod room;
 mod runtime;
 mod schemas;
 mod selfdescription;

@@ -30,7 +30,7 @@ fn open_with(configuration: &str) -> (Installation, Up, Http) {
     (installation, up, http)
 }
 
-const HEAD: &str = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+const HEAD: &str = "POST /v1/jobs/warren.probe HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
 
 fn refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status(), answer.json()["code"].as_str()), (status, Some(code)), "{answer:?}");
@@ -79,6 +79,13 @@ async fn a_head_has_five_seconds_and_a_pause_between_requests_more() {
         let answer = drip(&mut stream, b"GET / HTTP/1.1\r\nhost: x\r\n", Duration::from_mins(1), 1).await;
         refused(&answer, 408, "slow_head");
     };
+    // The same for one that begins behind another, in the same segment.
+    let behind = async {
+        let began = Instant::now();
+        let answer = raw(up.gateway(), b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTT").await;
+        assert!(answer.text.starts_with("HTTP/1.1 200 ") && answer.text.contains("slow_head"), "{answer:?}");
+        assert!((4.5..15.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+    };
     let resting = async {
         if sized(true, false) {
             return;
@@ -90,7 +97,7 @@ async fn a_head_has_five_seconds_and_a_pause_between_requests_more() {
         stream.read_to_end(&mut answer).await.unwrap();
         assert!((59.0..70.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
     };
-    tokio::join!(slow, silent, pausing, resting);
+    tokio::join!(slow, silent, pausing, behind, resting);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::harness::{
     http::{Http, parts},
-    process::{Installation, Up},
+    process::{Installation, Up, said},
     wait::until,
     wire::{connect, raw},
 };
@@ -102,6 +102,36 @@ async fn a_gateway_with_a_certificate_speaks_tls_and_nothing_else() {
     assert!(!raw(up.gateway(), b"\x16nonsense\r\n\r\n").await.text.contains("HTTP"));
     assert!(index(&trusting(&pair), &up).await.is_ok());
     assert!(!installation.logs().contains("PRIVATE KEY"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_sends_a_key_over_tls_or_not_at_all() {
+    let installation = Installation::embedded("");
+    let files = Files::of(&installation);
+    files.write(&pair());
+    let up = installation.up(&[]);
+    let port = up.gateway().rsplit_once(':').unwrap().1.to_owned();
+    // Nobody may hear of the key but who has the certificate: this one hears everything that is sent.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let clear = listener.local_addr().unwrap();
+    let key = "wrn_live_0123456789AB_canary-key";
+    let run = |arguments: &[&str]| {
+        let trusted = files.certificate.as_os_str();
+        said(installation.command(arguments).env("WARREN_KEY", key).env("SSL_CERT_FILE", trusted))
+    };
+    let settings = std::fs::read_to_string(installation.file()).unwrap();
+    std::fs::write(installation.file(), format!("[gateway]\nlisten = \"{clear}\"\n{settings}")).unwrap();
+    for verb in [&["probe"][..], &["job", "enqueue", "warren.probe"]] {
+        let unnamed = run(verb);
+        assert_eq!(unnamed.code, 2, "{unnamed:?}");
+        assert!(unnamed.stderr.contains(&format!("--gateway https://NAME:{}", clear.port())), "{unnamed:?}");
+        let plain = run(&[verb, &["--gateway", &format!("http://{clear}")]].concat());
+        assert!(plain.code == 2 && plain.stderr.contains("https://"), "{plain:?}");
+        assert!(listener.accept().is_err(), "nobody has come");
+        let named = run(&[verb, &["--gateway", &format!("https://localhost:{port}")]].concat());
+        assert_eq!(named.code, 0, "{named:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,15 @@ use std::{collections::BTreeSet, process::Command};
 
 use serde_json::{Value, json};
 
-use crate::harness::{
-    front::{Deed, Front},
-    http::Http,
-    process::{Installation, Up},
-    programs::{node_script, python_script},
-    wait::until_equal,
+use crate::{
+    harness::{
+        front::{Deed, Front},
+        http::Http,
+        process::{Installation, Up},
+        programs::{node_script, python_script},
+        wait::until_equal,
+    },
+    keys::made,
 };
 
 /// Everything that can go wrong between an SDK and a gateway, each twice where an SDK may count, and success between
@@ -149,4 +152,46 @@ async fn posthog_for_python_loses_and_doubles_nothing() {
         }
         assert_eq!(event["props"]["$lib"], "posthog-python");
     }
+}
+
+/// Lets an SDK send its burst, in batches of 20, with a key that never holds more than half of one.
+async fn waits_for_its_key(sdk: Option<Command>) {
+    const COUNT: usize = 100;
+    let Some(mut command) = sdk else { return };
+    let installation = Installation::embedded("");
+    let limits = ["--scope", "events:write", "--rate", "10/s", "--burst", "10"];
+    let (key, section) = made(&installation, "app", &limits);
+    installation.configure(&section);
+    let up = installation.up(&[]);
+    let front = Front::before(up.gateway(), &[]).await;
+    command.args([&front.url, &COUNT.to_string(), &key]);
+    let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let seen = front.seen();
+    assert!(done.status.success(), "{seen:?}");
+    let said: Value = serde_json::from_slice(done.stdout.trim_ascii()).unwrap();
+    assert_eq!((&said["errors"], said["ids"].as_array().unwrap().len()), (&json!([]), COUNT), "{seen:?}");
+    let statuses: BTreeSet<_> =
+        seen.iter().filter_map(|(_, answer)| answer.as_ref().map(|(status, _)| *status)).collect();
+    assert_eq!(statuses, BTreeSet::from([200, 429]), "it was told to wait, and nothing else");
+    until_equal("events that are stored", COUNT, async || {
+        let list = ["job", "list", "--state", "succeeded", "--limit", "10000", "-o", "json"];
+        installation.run(&list).json().as_array().unwrap().len()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segment_waits_for_a_key_that_holds_less_than_its_batch_and_loses_nothing() {
+    waits_for_its_key(python("segment")).await;
+    waits_for_its_key(node()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rudderstack_waits_for_a_key_that_holds_less_than_its_batch_and_loses_nothing() {
+    waits_for_its_key(python("rudderstack")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn posthog_waits_for_a_key_that_holds_less_than_its_batch_and_loses_nothing() {
+    waits_for_its_key(python("posthog")).await;
 }

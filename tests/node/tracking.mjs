@@ -1,6 +1,6 @@
 // Sends a burst of events with Segment's SDK for Node as it comes from npm, and prints what it made of them.
 //
-//     tracking.mjs URL COUNT
+//     tracking.mjs URL COUNT [KEY]
 //
 // Prints {"ids": [...], "errors": [...]}: the id that the SDK gave to each event, and what it gave up on.
 
@@ -9,7 +9,7 @@ import { Analytics } from '@segment/analytics-node'
 const [url, count] = [process.argv[2], Number(process.argv[3])]
 const ids = []
 const errors = []
-const analytics = new Analytics({ writeKey: 'write-key', host: url, flushAt: 20, flushInterval: 200 })
+const analytics = new Analytics({ writeKey: process.argv[4] ?? 'write-key', host: url, flushAt: 20, flushInterval: 200 })
 analytics.on('error', (error) => errors.push(String(error.reason ?? error)))
 const done = (error, ctx) => ids.push(ctx.event.messageId)
 

@@ -1,6 +1,6 @@
 """Sends a burst of events with an SDK as it comes from PyPI, and prints what it made of them.
 
-    tracking.py segment|rudderstack|posthog URL COUNT
+    tracking.py segment|rudderstack|posthog URL COUNT [KEY]
 
 Prints {"ids": [...], "errors": [...]}: the id that the SDK gave to each event, and what it gave up on.
 """
@@ -10,6 +10,7 @@ import sys
 from datetime import datetime, timezone
 
 sdk, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+key = sys.argv[4] if len(sys.argv) > 4 else "write-key"
 ids, errors = [], []
 
 
@@ -48,21 +49,21 @@ match sdk:
     case "segment":
         from segment.analytics import Client
 
-        client = Client("write-key", host=url, on_error=failed, gzip=True, upload_size=20, upload_interval=0.2)
+        client = Client(key, host=url, on_error=failed, gzip=True, upload_size=20, upload_interval=0.2)
         calls(client, took)
         client.flush()
         client.join()
     case "rudderstack":
         from rudderstack.analytics import Client
 
-        client = Client("write-key", host=url, on_error=failed, upload_size=20, upload_interval=0.2)
+        client = Client(key, host=url, on_error=failed, upload_size=20, upload_interval=0.2)
         calls(client, took)
         client.flush()
         client.join()
     case "posthog":
         from posthog import Posthog
 
-        client = Posthog("phc_key", host=url, on_error=failed, gzip=True, flush_at=20, flush_interval=0.2, max_retries=8)
+        client = Posthog(key, host=url, on_error=failed, gzip=True, flush_at=20, flush_interval=0.2, max_retries=8)
         for n in range(count):
             match n % 5:
                 case 0:

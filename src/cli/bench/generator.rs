@@ -140,7 +140,7 @@ async fn one(
             return Ok(sent);
         }
         let Send { path, headers, body } = (plan.request)(number);
-        let mut request = Request::post(path).header("host", "bench").header(CONTENT_TYPE, "application/json");
+        let mut request = Request::post(path).header("host", "localhost").header(CONTENT_TYPE, "application/json");
         for (name, value) in headers {
             request = request.header(name, value);
         }

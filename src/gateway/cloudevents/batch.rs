@@ -1,6 +1,7 @@
 //! Many CloudEvents in one request.
 //!
 //! Each is answered for itself, and a bad one spoils no other; but whether the whole is JSON is asked before any is taken.
+//! They are read one by one, and of what was read only the jobs are left when they are waited for.
 
 use std::collections::HashSet;
 
@@ -21,6 +22,7 @@ use crate::gateway::{
     caller::Caller,
     event::Taken,
     problem::{Item, Problem},
+    room::Reading,
 };
 
 /// How many events one request may hold.
@@ -29,6 +31,8 @@ const MOST: usize = 1000;
 pub(super) const MOST_BYTES: usize = 4 * MAX_BYTES;
 /// How many are taken at once.
 const AT_ONCE: usize = 250;
+/// How long they are together, or else there is one.
+const BYTES_AT_ONCE: usize = MAX_BYTES;
 /// How long the sender of a batch is to wait before it repeats it.
 const PAUSE_SECONDS: u64 = 5;
 
@@ -73,23 +77,30 @@ impl Gateway {
         headers: &HeaderMap,
         text: &[u8],
     ) -> Result<Response, Problem> {
-        let events = split(text)?;
+        let mut events = split(text)?.into_iter().peekable();
         let caller = caller.counted(u32::try_from(events.len()).unwrap_or(u32::MAX))?;
         let mut seen = HashSet::new();
-        let read = events.into_iter().map(|event| {
+        let mut check = |event: &RawValue| {
             let event = structured(event.get().as_bytes())?;
             if seen.insert((event.source.clone(), event.id.clone())) {
-                return Ok(event);
+                return self.check_cloud_event(&caller, headers, event);
             }
             let detail = "an event before this one has the same source and id, so it is the same event";
             Err(Problem::new(StatusCode::CONFLICT, "duplicate_in_batch", detail))
-        });
-        let mut read: Vec<_> = read.collect();
-        let mut results = Vec::with_capacity(read.len());
+        };
+        let mut results = Vec::with_capacity(events.len());
         let (mut accepted, mut again) = (0, false);
-        while !read.is_empty() {
-            let some = read.drain(..read.len().min(AT_ONCE));
-            let taken = some.map(async |event| self.take_cloud_event(&caller, headers, event?).await);
+        while events.peek().is_some() {
+            let (mut checked, mut bytes) = (Vec::new(), 0);
+            while let Some(event) = events.next_if(|event| {
+                bytes += event.get().len();
+                checked.is_empty() || checked.len() < AT_ONCE && bytes <= BYTES_AT_ONCE
+            }) {
+                let reading = Reading::of(event.get().as_bytes()).await;
+                checked.push(check(event));
+                drop(reading);
+            }
+            let taken = checked.into_iter().map(async |checked| self.take_event(checked?).await);
             for taken in join_all(taken).await {
                 let index = results.len();
                 results.push(match taken {

@@ -24,6 +24,7 @@ use std::{
 
 use axum::{
     Json,
+    body::Body,
     extract::{Request, State as Shared},
     response::{IntoResponse, Response},
 };
@@ -45,7 +46,8 @@ use super::{
     event::{Data, Event, Taken, TakenJob},
     operation::{EVENTS, Operation, anything, path, text},
     problem::Problem,
-    request::{Path, read_body, trace},
+    request::{Path, read_body_of_stranger, trace},
+    room::{Reading, Stranger},
 };
 use crate::{
     clock,
@@ -196,8 +198,8 @@ async fn receive(
         return Err(gateway.hooks.unknown(&name));
     };
     let (head, body) = request.into_parts();
-    let body = known.read(&head.headers, body).await?;
-    known.take(&gateway, &head, &body).await
+    let (body, stranger) = known.read(&head.headers, body).await?;
+    known.take(&gateway, &head, &body, stranger).await
 }
 
 impl Known {
@@ -206,9 +208,9 @@ impl Known {
     }
 
     /// Reads a body as it was signed. Nothing is unpacked for one that is still to show who it is.
-    async fn read(&self, headers: &HeaderMap, body: axum::body::Body) -> Result<bytes::Bytes, Problem> {
+    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(bytes::Bytes, Stranger), Problem> {
         let read = match reading::optional(headers, CONTENT_ENCODING.as_str()) {
-            None | Some("identity") => read_body(headers, body, MAX_BYTES).await,
+            None | Some("identity") => read_body_of_stranger(headers, body, MAX_BYTES).await,
             Some(_) => {
                 let detail = "a webhook is signed as it is: send it without a content-encoding";
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail).closing())
@@ -217,7 +219,13 @@ impl Known {
         read.inspect_err(|_| self.count("unreadable"))
     }
 
-    async fn take(&self, gateway: &Gateway, head: &request::Parts, body: &[u8]) -> Result<Response, Problem> {
+    async fn take(
+        &self,
+        gateway: &Gateway,
+        head: &request::Parts,
+        body: &[u8],
+        stranger: Stranger,
+    ) -> Result<Response, Problem> {
         let Source { scheme, secrets, tolerance, tenant } = &self.source;
         let received = Received {
             headers: &head.headers,
@@ -232,26 +240,28 @@ impl Known {
             debug!(source = self.name, code = refused.code(), "a webhook was refused");
             Problem::from(refused)
         })?;
+        drop(stranger);
         let event_type = format!("{}.{event}", self.name);
         if self.seen.knows(&id) {
             self.count("already_received");
             return Ok(self.answer(StatusCode::OK, "already_received", id, event_type, Vec::new()));
         }
-        let taken = gateway
-            .take_event(
-                &Caller::of(tenant.clone()),
-                Event {
-                    event_type: &event_type,
-                    source: &format!("{PAGE}/{}", self.name),
-                    id: &id,
-                    time,
-                    headers: kept(scheme, &head.headers),
-                    // Whatever its content type says, which as a rule is not signed: JSON where it reads as that.
-                    data: Data::read(None, body)?,
-                },
-                trace(&head.headers),
-            )
-            .await;
+        let reading = Reading::of(body).await;
+        let event = Event {
+            event_type: &event_type,
+            source: &format!("{PAGE}/{}", self.name),
+            id: &id,
+            time,
+            headers: kept(scheme, &head.headers),
+            // Whatever its content type says, which as a rule is not signed: JSON where it reads as that.
+            data: Data::read(None, body)?,
+        };
+        let checked = gateway.check_event(&Caller::of(tenant.clone()), event, trace(&head.headers));
+        drop(reading);
+        let taken = match checked {
+            Ok(checked) => gateway.take_event(checked).await,
+            Err(problem) => Err(problem),
+        };
         let Taken { jobs } = taken.inspect_err(|_| self.count("not_taken"))?;
         // Only now: what was not taken must be taken when it is sent again.
         self.seen.taken(&id);

@@ -1,15 +1,19 @@
 //! From a request to its answer: what every request is checked for, whatever it is about.
+//!
+//! A request is under way, and counts among those that may be, until the last byte of its answer is with the kernel. hyper
+//! and h2 let go of the body of an answer earlier, so its pieces count too.
 
 use std::{
     convert::Infallible,
+    io::IoSlice,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{Router, body::Body as AnyBody, response::IntoResponse as _};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{Request, Response, StatusCode};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
@@ -21,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     super::problem::Problem,
     MAX_FIELDS, MAX_URL_BYTES, Peer,
-    phase::Phase,
+    phase::{Begun, Phase},
     wire::{large_head, long_url},
 };
 use crate::telemetry::SHED;
@@ -37,11 +41,11 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
-        let contradicts = self.phase.begin(request.version());
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+        let Begun { contradicts, stream } = self.phase.begin(request.version());
         let permit = self.requests.try_acquire_owned().ok();
         let is_full = permit.is_none();
-        let turn = Arc::new(Turn { phase: self.phase, _permit: permit });
+        let turn = Arc::new(Turn { phase: self.phase, stream, _permit: permit });
         let url = request.uri().path_and_query().map_or(0, |url| url.as_str().len());
         let problem = if contradicts {
             Some(two_lengths())
@@ -67,7 +71,7 @@ impl Answers {
             let Ok(response) = TowerToHyperService::new(self.router).call(request).await;
             response
         };
-        Ok(response.map(|body| AnyBody::new(Watched { body, turn, unread: false })))
+        Ok(response.map(|body| Answer { body, turn }))
     }
 }
 
@@ -76,30 +80,32 @@ fn two_lengths() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "two_lengths", detail).closing()
 }
 
-/// A request that is under way, until both its body and that of its answer are done with.
+/// A request that is under way, until both its body and its answer are done with.
 #[derive(Debug)]
 struct Turn {
     phase: Arc<Phase>,
+    /// Its place among those of HTTP/2.
+    stream: Option<usize>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.phase.end();
+        self.phase.end(self.stream);
     }
 }
 
-/// A body whose end is noted.
-struct Watched<B> {
-    body: B,
+/// The body of a request, whose end is noted.
+struct Watched {
+    body: Incoming,
     turn: Arc<Turn>,
     /// More of it is to be expected, and it matters.
     unread: bool,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+impl Body for Watched {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -121,10 +127,81 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B> Drop for Watched<B> {
+impl Drop for Watched {
     fn drop(&mut self) {
         if self.unread {
             self.turn.phase.give_up_rest();
+        }
+    }
+}
+
+/// The body of an answer, whose pieces are noted.
+pub(super) struct Answer {
+    body: AnyBody,
+    turn: Arc<Turn>,
+}
+
+impl Body for Answer {
+    type Data = Piece;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| Piece::new(bytes, self.turn.clone())))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A piece of an answer, until it is sent.
+pub(super) struct Piece {
+    bytes: Bytes,
+    turn: Arc<Turn>,
+}
+
+impl Piece {
+    fn new(bytes: Bytes, turn: Arc<Turn>) -> Self {
+        if let Some(stream) = turn.stream {
+            turn.phase.give(stream);
+        }
+        Self { bytes, turn }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(stream) = self.turn.stream {
+            self.turn.phase.done(stream);
+        }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.bytes.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(stream) = self.turn.stream {
+            self.turn.phase.take(stream, count);
         }
     }
 }

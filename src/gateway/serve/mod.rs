@@ -8,6 +8,8 @@ mod answer;
 mod crowd;
 mod head;
 mod phase;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod wire;
 
@@ -32,7 +34,7 @@ pub use self::tls::Tls;
 use self::{
     answer::Answers,
     crowd::{Crowd, Place},
-    phase::{Overdue, Phase},
+    phase::{BLOCKED, Overdue, Phase},
     wire::Wire,
 };
 use super::problem::Problem;
@@ -191,7 +193,7 @@ impl Listening {
                 None => return,
             },
         };
-        let phase = Arc::new(Phase::new());
+        let phase = Arc::new(Phase::new(BLOCKED));
         self.requests(Wire::new(stream, phase.clone()), peer, &phase).await;
     }
 
@@ -263,7 +265,7 @@ impl Listening {
 async fn say_and_close(stream: TcpStream, problem: &Problem) {
     use tokio::io::AsyncWriteExt as _;
 
-    let phase = Arc::new(Phase::new());
+    let phase = Arc::new(Phase::new(BLOCKED));
     phase.give_up_rest();
     let mut wire = Wire::new(stream, phase);
     let said = async {

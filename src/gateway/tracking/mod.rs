@@ -10,6 +10,8 @@ mod mend;
 mod posthog;
 mod read;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::{
     borrow::Cow,
@@ -31,6 +33,7 @@ use tracing::warn;
 use warren_messages::{
     Message as _,
     analytics::{Call, Event},
+    field::FIRST,
 };
 
 use self::read::{Members, Moment};
@@ -40,9 +43,15 @@ use super::{
     operation::Operation,
     problem::{Item, OUTCOME_UNKNOWN, Problem},
     request,
-    submit::{Name, Submission, When},
+    room::Stranger,
+    submit::{Checked, Name, Submission, When},
 };
-use crate::{broker::PublishError, clock, runtime::registry::Format, telemetry::EVENTS_REFUSED};
+use crate::{
+    broker::PublishError,
+    clock,
+    runtime::registry::Format,
+    telemetry::{EVENTS_REFUSED, EVENTS_REPEATED},
+};
 
 /// How long the body of a request may be, unpacked. No SDK sends more at its own limits: PostHog's sends 5 MiB and one
 /// event of 900 KiB, RudderStack's 4 MiB and one event of 4 MiB.
@@ -56,6 +65,10 @@ const AT_ONCE: usize = 500;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long an SDK is to wait for a gateway that did not get through its events in time.
 const PAUSE: Duration = Duration::from_secs(5);
+/// The same for one that has no worker for them: that takes a while to mend.
+const LONG_PAUSE: Duration = Duration::from_mins(1);
+/// The code of an event that the request holds twice. Nothing is lost by refusing it.
+const REPEATED: &str = "duplicate_in_batch";
 /// The furthest that an event may lie ahead of our clock.
 const FURTHEST_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 
@@ -65,7 +78,7 @@ pub(super) fn operations() -> Vec<Operation> {
 }
 
 /// What each of them refuses.
-const REFUSED: &[u16] = &[400, 404, 408, 413, 415, 422, 503];
+const REFUSED: &[u16] = &[400, 408, 413, 415, 422, 503];
 
 /// The schema of many events. What each is, its protocol says; a bad one is refused for itself.
 fn batch_schema(_: &mut SchemaGenerator) -> Schema {
@@ -98,9 +111,19 @@ struct Arrival {
 
 impl Arrival {
     async fn of(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
-        let at = Timestamp::from_microsecond(clock::now()).unwrap_or(Timestamp::MAX);
-        let body = request::read_body(headers, body, MOST_BYTES).await?;
-        Ok(Self { at, body })
+        let at = Self::now();
+        Ok(Self { at, body: request::read_repetitive_body(headers, body, MOST_BYTES).await? })
+    }
+
+    /// The same of someone whose key is in the body.
+    async fn of_stranger(headers: &HeaderMap, body: Body) -> Result<(Self, Stranger), Problem> {
+        let at = Self::now();
+        let (body, stranger) = request::read_body_of_stranger(headers, body, MOST_BYTES).await?;
+        Ok((Self { at, body }, stranger))
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_microsecond(clock::now()).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -173,11 +196,6 @@ struct Refused {
     problem: Item,
 }
 
-/// Counts what was said together against the limits of whoever says it: all of it or nothing.
-fn counted(caller: Caller, events: &[Result<Said<'_>, Problem>]) -> Result<Caller, Problem> {
-    caller.counted(u32::try_from(events.len()).unwrap_or(u32::MAX))
-}
-
 /// What was said together.
 struct Together<'a> {
     caller: Caller,
@@ -190,42 +208,71 @@ struct Together<'a> {
     events: Vec<Result<Said<'a>, Problem>>,
 }
 
+impl<'a> Together<'a> {
+    /// Counts it against the limits of whoever says it: all of it or nothing. An SDK cannot send less at once than it does,
+    /// and repeats nothing after a `413`.
+    fn of(
+        caller: Caller,
+        ids_of: &'static str,
+        received: Timestamp,
+        sent: Moment,
+        events: Vec<Result<Said<'a>, Problem>>,
+    ) -> Result<Self, Problem> {
+        let caller = caller.counted_as_held(u32::try_from(events.len()).unwrap_or(u32::MAX))?;
+        Ok(Self { caller, ids_of, received, sent: sent.by_a_clock(), events })
+    }
+}
+
 impl Gateway {
     /// Takes events: `Ok` only when each is durable, or refused for good.
     async fn track(&self, together: &Together<'_>) -> Result<Vec<Refused>, Problem> {
-        // A fault of the installation and not of any event: none may be dropped for it.
-        if self.registry.get(Event::KIND).is_none() {
-            let detail = format!("this installation has no worker for {}, so it takes no events", Event::KIND);
-            return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_kind", detail));
-        }
+        // Neither is a fault of any event, so none may be dropped for it.
+        let Some((kind, _)) = self.registry.get(Event::KIND) else {
+            let detail = format!("this installation has no worker for {}, so it takes no events for now", Event::KIND);
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unknown_kind", detail).after(LONG_PAUSE));
+        };
+        together.caller.may_send(kind)?;
         let began = Instant::now();
-        let (mut taken, mut refused) = (0_usize, Vec::new());
+        let (mut taken, mut refused, mut lost) = (0_usize, Vec::new(), None);
         let mut seen = HashSet::new();
         for (chunk, events) in together.events.chunks(AT_ONCE).enumerate() {
             if began.elapsed() > PATIENCE {
                 return Err(later(taken, Problem::publish(&PublishError::Busy).after(PAUSE)));
             }
-            let submitted = join_all(events.iter().map(|event| {
-                let known = event.as_ref().ok().and_then(|said| said.message_id.as_deref());
-                let is_first = known.is_none_or(|id| seen.insert(id));
-                async move {
+            // An id is taken by the first event that is good: one that is refused is nothing that another could repeat.
+            let checked: Vec<_> = events
+                .iter()
+                .map(|event| {
                     let said = event.as_ref().map_err(Problem::again)?;
-                    if is_first { self.track_one(together, said).await } else { Err(repeated()) }
-                }
-            }))
-            .await;
+                    let id = said.message_id.as_deref();
+                    if id.is_some_and(|id| seen.contains(id)) {
+                        return Err(repeated());
+                    }
+                    let checked = self.check_one(together, said)?;
+                    seen.extend(id);
+                    Ok(checked)
+                })
+                .collect();
+            let submitted = join_all(checked.into_iter().map(async |checked| self.take(checked?).await)).await;
             let mut transient = None;
             for (place, (event, submitted)) in events.iter().zip(submitted).enumerate() {
                 match submitted {
-                    Ok(()) => taken += 1,
+                    Ok(_) => taken += 1,
                     Err(problem) if problem.pause().is_some() => {
                         taken += usize::from(problem.code() == OUTCOME_UNKNOWN);
                         transient = Some(problem);
                     }
                     Err(problem) => {
-                        metrics::counter!(EVENTS_REFUSED, "reason" => problem.code()).increment(1);
+                        let index = chunk * AT_ONCE + place;
+                        let code = problem.code();
+                        if code == REPEATED {
+                            metrics::counter!(EVENTS_REPEATED).increment(1);
+                        } else {
+                            metrics::counter!(EVENTS_REFUSED, "reason" => code).increment(1);
+                            lost = lost.or(Some((index, code)));
+                        }
                         let message_id = event.as_ref().ok().and_then(|said| said.message_id.clone());
-                        refused.push(Refused { index: chunk * AT_ONCE + place, message_id, problem: problem.item() });
+                        refused.push(Refused { index, message_id, problem: problem.item() });
                     }
                 }
             }
@@ -233,15 +280,16 @@ impl Gateway {
                 return Err(later(taken, problem));
             }
         }
-        if let Some(first) = refused.first() {
+        if let Some((index, code)) = lost {
             // No SDK looks for this in an answer, so this is where it can be seen.
-            let (count, code) = (refused.len(), first.problem.code());
-            warn!(count, of = together.events.len(), code, index = first.index, "events were refused");
+            let count = refused.iter().filter(|refused| refused.problem.code() != REPEATED).count();
+            warn!(count, of = together.events.len(), code, index, "events were refused");
         }
         Ok(refused)
     }
 
-    async fn track_one(&self, together: &Together<'_>, said: &Said<'_>) -> Result<(), Problem> {
+    /// Checks one event. Nothing of it is taken yet.
+    fn check_one(&self, together: &Together<'_>, said: &Said<'_>) -> Result<Checked, Problem> {
         let Together { ref caller, ids_of, received, .. } = *together;
         let sent_at = said.sent_at.known().or_else(|| together.sent.known());
         let made_up;
@@ -270,7 +318,7 @@ impl Gateway {
         };
         // Text, times and JSON that was read before: it cannot fail.
         let body = serde_json::to_vec(&written).unwrap_or_default();
-        let submission = Submission {
+        self.check(Submission {
             caller,
             kind: Event::KIND,
             format: Format::Json,
@@ -279,8 +327,7 @@ impl Gateway {
             when: When::Now,
             source: caller.name(),
             trace: None,
-        };
-        self.submit(submission).await.map(drop)
+        })
     }
 }
 
@@ -292,7 +339,8 @@ fn happened(said: Option<Timestamp>, sent: Option<Timestamp>, received: Timestam
         (Some(said), None) => said,
         (None, _) => received,
     };
-    corrected.min(received.saturating_add(FURTHEST_AHEAD).unwrap_or(received))
+    // What happened "never" by a clock that is ahead happened before the first instant that is taken.
+    corrected.min(received.saturating_add(FURTHEST_AHEAD).unwrap_or(received)).max(FIRST)
 }
 
 /// The id of an event whose sender has none for it: a repeat of it is another event.
@@ -307,7 +355,7 @@ fn new_message_id() -> String {
 
 fn repeated() -> Problem {
     let detail = "an event before this one in the request has the same id, so this is the same event";
-    Problem::new(StatusCode::CONFLICT, "duplicate_in_batch", detail)
+    Problem::new(StatusCode::CONFLICT, REPEATED, detail)
 }
 
 /// A request of which something can be taken only later.
@@ -319,61 +367,4 @@ fn later(taken: usize, problem: Problem) -> Problem {
                   that were accepted are known by their ids";
     let pause = problem.pause().unwrap_or(PAUSE);
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, OUTCOME_UNKNOWN, detail).after(pause)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    /// The four times of one event: originalTimestamp, sentAt, receivedAt, timestamp.
-    #[test]
-    fn a_clock_that_is_off_is_corrected_by_how_far_it_is_off() {
-        let cases = [
-            // A clock that is right, and an event that waited 4 ms; the answer took 328 ms on its way.
-            (
-                "2015-12-10T04:08:31.577Z",
-                "2015-12-10T04:08:31.581Z",
-                "2015-12-10T04:08:31.909Z",
-                "2015-12-10T04:08:31.905Z",
-            ),
-            // An hour fast: sent 30 s after it happened, so it happened 30 s before it came in.
-            ("2026-03-01T11:00:00Z", "2026-03-01T11:00:30Z", "2026-03-01T10:00:31Z", "2026-03-01T10:00:01Z"),
-            // Ten years slow.
-            ("2016-03-01T10:00:00Z", "2016-03-01T10:00:30Z", "2026-03-01T10:00:31Z", "2026-03-01T10:00:01Z"),
-            // Imported: a day old when it was sent.
-            ("2026-02-28T10:00:00Z", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00.25Z", "2026-02-28T10:00:00.25Z"),
-            // Offsets do not matter.
-            ("2026-03-01T12:00:00+02:00", "2026-03-01T05:00:30-05:00", "2026-03-01T10:00:30Z", "2026-03-01T10:00:00Z"),
-            // Ahead of its own sending, by less than five minutes and by more.
-            ("2026-03-01T10:04:59Z", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z", "2026-03-01T10:04:59Z"),
-            ("2026-03-01T10:05:01Z", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z", "2026-03-01T10:05:00Z"),
-            ("9999-01-01T00:00:00Z", "-009999-01-03T00:00:00Z", "2026-03-01T10:00:00Z", "2026-03-01T10:05:00Z"),
-        ];
-        for (original, sent, received, expected) in cases {
-            let ts = happened(Some(at(original)), Some(at(sent)), at(received));
-            assert_eq!(ts, at(expected), "{original} sent at {sent}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_said_is_not_corrected() {
-        let received = at("2026-03-01T10:00:00Z");
-        let said = at("2026-03-01T08:00:00Z");
-        assert_eq!(happened(Some(said), None, received), said);
-        assert_eq!(happened(None, Some(said), received), received);
-        assert_eq!(happened(None, None, received), received);
-        let ahead = at("2026-03-01T12:00:00Z");
-        assert_eq!(happened(Some(ahead), None, received), at("2026-03-01T10:05:00Z"));
-    }
-
-    #[test]
-    fn events_without_an_id_get_one_each() {
-        let ids: HashSet<_> = (0..100).map(|_| new_message_id()).collect();
-        assert_eq!(ids.len(), 100);
-        assert!(ids.iter().all(|id| id.parse::<uuid::Uuid>().is_ok_and(|id| id.get_version_num() == 4)));
-    }
 }

@@ -1,6 +1,7 @@
 //! PostHog's capture API: `POST /batch/`.
 //!
-//! Its key is in the body and not in a header. The SDKs take nothing but `200` for taken.
+//! Its key is in the body and not in a header; where there is one in a header all the same, it is asked for before the body
+//! is read. The SDKs take nothing but `200` for taken.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -14,15 +15,17 @@ use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema,
     mend::mend,
     read::{self, Events, Id, Members, Moment},
 };
 use crate::{
     gateway::{
         Gateway,
+        caller::Caller,
         operation::{EVENTS, Operation},
         problem::Problem,
+        room::Stranger,
     },
     keys::Scope,
 };
@@ -79,13 +82,19 @@ struct Answer {
 
 async fn batch(Shared(gateway): Shared<Arc<Gateway>>, request: Request) -> Result<Json<Answer>, Unserved> {
     let (head, body) = request.into_parts();
-    let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
+    let known = gateway.caller_by_headers(&head, Scope::EventsWrite)?.map(Caller::begun).transpose()?;
+    let (Arrival { at: received, body }, stranger) = match known {
+        Some(_) => (Arrival::of(&head.headers, body).await?, Stranger::default()),
+        None => Arrival::of_stranger(&head.headers, body).await?,
+    };
     let body = mend(&body);
     let Sending { api_key, batch, sent_at: sent } = read::body(&body)?;
-    let caller = gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?;
+    let by_body = || gateway.caller(&head, api_key.as_deref(), Scope::EventsWrite)?.begun();
+    let caller = known.map_or_else(by_body, Ok)?;
+    drop(stranger);
     batch.check()?;
     let events: Vec<_> = batch.events.iter().map(|event| said(event)).collect();
-    let together = Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent, events };
+    let together = Together::of(caller, IDS_OF, received, sent, events)?;
     Ok(Json(Answer { status: "Ok", refused: gateway.track(&together).await? }))
 }
 

@@ -9,6 +9,10 @@ use serde::{
     de::{self, IgnoredAny},
 };
 use serde_json::value::RawValue;
+use warren_messages::{
+    field::{FIRST, any_instant},
+    invalid::without_values,
+};
 
 use super::MOST_EVENTS;
 use crate::gateway::problem::Problem;
@@ -28,7 +32,7 @@ pub(super) fn body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem>
     };
     read.map_err(|error| {
         if error.is_data() {
-            let detail = format!("the body is not what this page takes: {error}");
+            let detail = format!("the body is not what this page takes: {}", without_values(&error.to_string()));
             return Problem::new(StatusCode::BAD_REQUEST, "bad_batch", detail);
         }
         let hint = if text.starts_with(b"\x1f\x8b") { "; it is gzip: say so with Content-Encoding: gzip" } else { "" };
@@ -49,7 +53,8 @@ pub(super) fn event<'a, T: Deserialize<'a>>(event: &'a RawValue) -> Result<T, Pr
             Ok(_) => String::new(),
         };
         let pointer = if place.is_empty() || place == "." { String::new() } else { format!("/{place}") };
-        Problem::field("bad_event", &pointer, format!("the event cannot be read: {error}"))
+        let detail = format!("the event cannot be read: {}", without_values(&error.to_string()));
+        Problem::field("bad_event", &pointer, detail)
     })
 }
 
@@ -130,14 +135,28 @@ impl Moment {
         Ok(self.known())
     }
 
+    /// When something was sent, by a clock that says so. Its first and its last instant stand for "never" in some languages:
+    /// nothing can be corrected by those.
+    pub(super) fn by_a_clock(self) -> Self {
+        match self {
+            Self::At(at) if at <= FIRST || at >= Timestamp::MAX => Self::Unsaid,
+            moment => moment,
+        }
+    }
+
     /// ISO 8601. Without an offset it is UTC, which is what the SDKs mean.
     fn of(text: &str) -> Self {
         let text = text.trim();
-        let utc = || text.parse::<DateTime>().and_then(|at| at.to_zoned(TimeZone::UTC)).map(|at| at.timestamp());
-        match text.parse::<Timestamp>().or_else(|_| utc()) {
+        let utc = || {
+            let at = text.parse::<DateTime>().ok()?;
+            // Of what can be written without an offset, only either end is no instant.
+            let end = if at.year() > 0 { Timestamp::MAX } else { FIRST };
+            Some(at.to_zoned(TimeZone::UTC).map_or(end, |at| at.timestamp().max(FIRST)))
+        };
+        match any_instant(text).or_else(utc) {
             _ if text.is_empty() => Self::Unsaid,
-            Ok(at) => Self::At(at),
-            Err(_) => Self::Unreadable,
+            Some(at) => Self::At(at),
+            None => Self::Unreadable,
         }
     }
 }
@@ -297,6 +316,18 @@ mod tests {
         }
         for (text, expected) in [("null", Moment::Unsaid), ("\"\"", Moment::Unsaid), ("\"soon\"", Moment::Unreadable)] {
             assert_eq!(serde_json::from_str::<Moment>(text).unwrap(), expected, "{text}");
+        }
+        for (text, end) in [
+            ("0001-01-01T00:00:00Z", FIRST),
+            ("0001-01-01T00:00:00+14:00", FIRST),
+            ("0000-01-01T00:00:00", FIRST),
+            ("-009999-01-03T00:00:00Z", FIRST),
+            ("9999-12-31T23:59:59Z", Timestamp::MAX),
+            ("9999-12-31T23:59:59.9999999", Timestamp::MAX),
+            ("9999-12-31T23:59:59-12:00", Timestamp::MAX),
+        ] {
+            let moment: Moment = serde_json::from_value(text.into()).unwrap();
+            assert_eq!((moment, moment.by_a_clock()), (Moment::At(end), Moment::Unsaid), "{text}");
         }
         for text in ["1772366400", "-1", "0.5", "true", "[1]", "{\"a\":1}", "\"2026-13-01T00:00:00Z\""] {
             assert_eq!(serde_json::from_str::<Moment>(text).unwrap(), Moment::Unreadable, "{text}");

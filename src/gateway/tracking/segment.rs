@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use warren_messages::analytics::Call;
 
 use super::{
-    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema, counted,
+    Arrival, Props, REFUSED, Refused, Said, Together, Unserved, batch_schema,
     mend::mend,
     read::{self, Events, Id, Moment},
 };
@@ -122,14 +122,14 @@ async fn batch(
     caller: Result<Caller, Problem>,
     request: Request,
 ) -> Result<Json<Answer>, Unserved> {
-    let caller = caller?;
+    let caller = caller?.begun()?;
     let (head, body) = request.into_parts();
     let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
     let body = mend(&body);
     let Sending { batch, sent_at: sent } = read::body(&body)?;
     batch.check()?;
     let events: Vec<_> = batch.events.iter().map(|event| said(event, None)).collect();
-    let together = Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent, events };
+    let together = Together::of(caller, IDS_OF, received, sent, events)?;
     Ok(Json(Answer { success: true, refused: gateway.track(&together).await? }))
 }
 
@@ -139,13 +139,12 @@ async fn one(
     caller: Result<Caller, Problem>,
     request: Request,
 ) -> Result<Json<Answer>, Unserved> {
-    let caller = caller?;
+    let caller = caller?.begun()?;
     let (head, body) = request.into_parts();
     let Arrival { at: received, body } = Arrival::of(&head.headers, body).await?;
     let body = mend(&body);
     let events = vec![said(read::body(&body)?, Some(call))];
-    let together =
-        Together { caller: counted(caller, &events)?, ids_of: IDS_OF, received, sent: Moment::Unsaid, events };
+    let together = Together::of(caller, IDS_OF, received, Moment::Unsaid, events)?;
     Ok(Json(Answer { success: true, refused: gateway.track(&together).await? }))
 }
 
@@ -189,7 +188,7 @@ fn said(event: &RawValue, call: Option<Call>) -> Result<Said<'_>, Problem> {
         previous_id: item.previous_id.0,
         group_id: item.group_id.0,
         at,
-        sent_at: item.sent_at,
+        sent_at: item.sent_at.by_a_clock(),
         is_exact: false,
         props: props.map(Props::Raw),
         ctx: item.context,

@@ -108,12 +108,12 @@ impl Keys for Postgres {
         .await
     }
 
-    async fn revoke_key(&self, id: KeyId) -> Result<bool, StoreError> {
-        let pool = self.pool.clone();
+    async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
+        let (pool, id) = (self.pool.clone(), id.to_owned());
         detached(async move {
             let mut transaction = pool.begin().await?;
             let revoked = sqlx::query("UPDATE keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL")
-                .bind(id.as_str())
+                .bind(id)
                 .execute(&mut *transaction)
                 .await?;
             changed(&mut transaction).await?;

@@ -117,10 +117,12 @@ impl Keys for Sqlite {
         )
     }
 
-    async fn revoke_key(&self, id: KeyId) -> Result<bool, StoreError> {
+    async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
+        let id = Arc::new(id.to_owned());
         written(
             self.database
                 .write(move |connection| {
+                    let id = id.clone();
                     Box::pin(async move {
                         let revoked = sqlx::query("UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL")
                             .bind(clock::now())

@@ -33,7 +33,7 @@ fn key(name: &str) -> (Key, KeyText) {
 
 async fn only(fixture: &Fixture) -> (i64, Key) {
     let stored = fixture.second.keys(None).await.unwrap().expect("whatever is there");
-    assert_eq!((stored.keys.len(), stored.not_understood), (1, 0));
+    assert_eq!((stored.keys.len(), stored.not_understood.len()), (1, 0));
     (stored.revision, stored.keys.into_iter().next().unwrap())
 }
 
@@ -64,12 +64,12 @@ pub(super) async fn a_key_is_kept_as_it_was_made_and_its_name_is_taken_until_it_
     let same_id = Key { name: "other".into(), ..whole.clone() };
     assert!(!store.create_key(&same_id).await.unwrap(), "its id is taken");
     assert_eq!(only(fixture).await.1, kept, "the one that is there stays as it was");
-    assert!(!store.revoke_key(same_name.id).await.unwrap(), "there is none");
+    assert!(!store.revoke_key(same_name.id.as_str()).await.unwrap(), "there is none");
     let (revision, _) = only(fixture).await;
-    assert!(store.revoke_key(whole.id).await.unwrap());
+    assert!(store.revoke_key(whole.id.as_str()).await.unwrap());
     let changed = second.keys(Some(revision)).await.unwrap().expect("a revocation is a change");
     assert!(changed.revision > revision && changed.keys[0].revoked_at.is_some());
-    assert!(!store.revoke_key(whole.id).await.unwrap(), "once is enough");
+    assert!(!store.revoke_key(whole.id.as_str()).await.unwrap(), "once is enough");
     assert!(!store.rotate_key(whole.id, Digest::of("x"), LATER).await.unwrap(), "a revoked key has no other secret");
     assert!(store.create_key(&same_name).await.unwrap(), "its name is free");
     assert!(!store.create_key(&same_id).await.unwrap(), "its id never is");
@@ -110,7 +110,7 @@ pub(super) async fn the_last_use_of_a_key_is_noted_and_changes_nothing_else(fixt
     store.touch_keys(&[]).await.unwrap();
 }
 
-pub(super) async fn a_key_that_this_build_does_not_understand_is_counted_and_lets_nobody_in(fixture: &Fixture) {
+pub(super) async fn a_key_that_this_build_does_not_understand_lets_nobody_in_and_can_be_revoked(fixture: &Fixture) {
     let Fixture { store, .. } = fixture;
     let (made, _) = key("shop");
     let (other, _) = key("other");
@@ -119,6 +119,13 @@ pub(super) async fn a_key_that_this_build_does_not_understand_is_counted_and_let
         .execute("UPDATE keys SET grants = '{\"scopes\": [\"jobs:write\"], \"hours\": \"9-17\"}' WHERE name = 'shop'")
         .await;
     let stored = store.keys(None).await.unwrap().unwrap();
-    assert_eq!((stored.keys.len(), stored.not_understood), (1, 1));
+    assert_eq!((stored.keys.len(), stored.not_understood.len()), (1, 1));
     assert_eq!(stored.keys[0].id, other.id);
+    let strange = &stored.not_understood[0];
+    assert_eq!((strange.id.as_str(), strange.name.as_str(), strange.revoked_at), (made.id.as_str(), "shop", None));
+    // It can be revoked all the same, and then its name is free.
+    assert!(store.revoke_key(&strange.id).await.unwrap() && !store.revoke_key(&strange.id).await.unwrap());
+    let revoked = store.keys(Some(stored.revision)).await.unwrap().expect("a revocation is a change");
+    assert!(revoked.not_understood[0].revoked_at.is_some());
+    assert!(store.create_key(&key("shop").0).await.unwrap());
 }

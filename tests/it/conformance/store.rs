@@ -13,7 +13,7 @@ use warren::{
 use super::{
     keys::{
         a_key_is_kept_as_it_was_made_and_its_name_is_taken_until_it_is_revoked,
-        a_key_that_this_build_does_not_understand_is_counted_and_lets_nobody_in,
+        a_key_that_this_build_does_not_understand_lets_nobody_in_and_can_be_revoked,
         a_rotation_keeps_the_former_secret_for_a_while_and_one_before_that_no_longer,
         the_last_use_of_a_key_is_noted_and_changes_nothing_else,
     },
@@ -122,7 +122,7 @@ conformance!(
     a_key_is_kept_as_it_was_made_and_its_name_is_taken_until_it_is_revoked,
     a_rotation_keeps_the_former_secret_for_a_while_and_one_before_that_no_longer,
     the_last_use_of_a_key_is_noted_and_changes_nothing_else,
-    a_key_that_this_build_does_not_understand_is_counted_and_lets_nobody_in,
+    a_key_that_this_build_does_not_understand_lets_nobody_in_and_can_be_revoked,
     a_value_stands_once_and_is_replaced_only_in_place_of_the_one_that_stands,
     the_schema_is_checked_and_is_brought_up_to_date_once,
 );

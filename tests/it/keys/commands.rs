@@ -1,7 +1,13 @@
 //! `warren key`, the keys that warren's own commands send, and those of the configuration.
 
-use super::{forged, made, with_keys};
-use crate::harness::process::{Installation, bare, said};
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
+
+use super::{code, created, forged, made, probe, with_keys};
+use crate::harness::{
+    http::Http,
+    process::{Installation, bare, said},
+    wait::until_equal,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_sends_a_key_from_the_environment_or_a_file_and_says_what_is_missing() {
@@ -70,6 +76,38 @@ async fn keys_are_made_listed_and_revoked_by_name_and_what_is_asked_wrongly_is_e
     assert!(installation.run(&["key", "list"]).stdout.contains("configuration"));
     let fixed = installation.run(&["key", "revoke", "fixed"]);
     assert!(fixed.code == 5 && fixed.stderr.contains("stands in the configuration"), "{fixed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_newer_build_has_made_is_seen_and_can_be_revoked() {
+    let installation = Installation::embedded("");
+    let up = installation.up(&[]);
+    let key = created(&installation, "newer", &[]);
+    let (http, invalid) = (Http::with_key(up.gateway(), &key), (401, "invalid_key".to_owned()));
+    until_equal("the key is known", 202, async || probe(&http).await.status().as_u16()).await;
+    // As a build with one more rule would write it. A revision tells gateways that keys have changed.
+    let url = format!("sqlite://{}/warren.db", installation.data().display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    let grants = "UPDATE keys SET grants = '{\"scopes\": [\"jobs:write\"], \"hours\": \"9-17\"}' WHERE name = 'newer'";
+    database.execute(grants).await.unwrap();
+    database.execute("UPDATE installation SET value = value + 1 WHERE name = 'keys'").await.unwrap();
+    database.close().await.unwrap();
+    until_equal("nobody gets in with it", invalid.clone(), async || code(probe(&http).await).await).await;
+    let listed = || installation.run(&["key", "list", "-o", "json"]).json()[0].clone();
+    let shown = listed();
+    assert_eq!((shown["name"].as_str(), shown["state"].as_str()), (Some("newer"), Some("not understood")), "{shown}");
+    assert_eq!((shown["id"].as_str(), shown["tenant"].as_str()), (Some(&key[9..21]), Some("default")), "{shown}");
+    let table = installation.run(&["key", "list"]);
+    assert!(table.stdout.contains("newer") && table.stdout.contains("not understood"), "{table:?}");
+    let rotated = installation.run(&["key", "rotate", "newer"]);
+    assert!(rotated.code == 5 && rotated.stderr.contains("does not understand"), "{rotated:?}");
+    let revoked = installation.run(&["key", "revoke", "newer", "-o", "json"]);
+    assert_eq!((revoked.code, revoked.json()["id"].as_str()), (0, Some(&key[9..21])), "{revoked:?}");
+    assert_eq!(listed()["state"], "revoked");
+    let again = installation.run(&["key", "revoke", &key[9..21]]);
+    assert!(again.code == 5 && again.stderr.contains("is revoked, for good"), "{again:?}");
+    created(&installation, "newer", &[]);
+    assert_eq!(code(probe(&http).await).await, invalid);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Who may do what: every answer to a key that is not good enough, and what a good one may do, over real sockets.
 
 mod commands;
+mod local;
+mod tracking;
 
 use std::{
     collections::BTreeMap,
