@@ -55,7 +55,7 @@ async fn a_kind_like_another_is_one_of_its_own(installation: Option<Installation
     let schema = parts(http.get("/v1/schemas/probe.bulk/1").send().await.unwrap()).await;
     assert_eq!((schema.0, schema.1["$id"].as_str()), (200, Some("urn:warren:schema:probe.bulk:1")));
     let queues = installation.run(&["queue", "list", "-o", "json"]).json();
-    assert!(queues.as_array().unwrap().iter().any(|queue| queue["kind"] == "probe.bulk"), "{queues}");
+    assert!(queues.as_array().unwrap().iter().any(|queue| queue["name"] == "probe.bulk"), "{queues}");
 }
 
 const LIKE: &str = "[kind.'probe.bulk']\nlike = 'warren.probe'\nattempts = 1\n";
