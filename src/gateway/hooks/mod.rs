@@ -42,7 +42,7 @@ use self::seen::Seen;
 use super::{
     Gateway,
     caller::Caller,
-    event::{Data, Event, Taken, TakenJob},
+    event::{Data, Event, Origin, SIGNED_SOURCES, Taken, TakenJob},
     operation::{EVENTS, Operation, anything, path, text},
     problem::Problem,
     request::{Path, read_body, trace},
@@ -54,8 +54,6 @@ use crate::{
     telemetry::HOOKS,
 };
 
-/// A page for each source.
-const PAGE: &str = "/v1/hooks";
 /// What Twilio takes for "there is nothing to say or to do".
 const NO_INSTRUCTIONS: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response/>\n";
 
@@ -240,14 +238,15 @@ impl Known {
         let taken = gateway
             .take_event(
                 &Caller::of(tenant.clone()),
+                    origin: Origin::Signed,
                 Event {
                     event_type: &event_type,
-                    source: &format!("{PAGE}/{}", self.name),
+                    source: &format!("{SIGNED_SOURCES}{}", self.name),
                     id: &id,
                     time,
                     headers: kept(scheme, &head.headers),
-                    // Whatever its content type says, which as a rule is not signed: JSON where it reads as that.
-                    data: Data::read(None, body)?,
+                    // Whatever its content type says, which as a rule is not signed.
+                    data: Data::guess(body),
                 },
                 trace(&head.headers),
             )

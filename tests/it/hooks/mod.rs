@@ -1,5 +1,6 @@
 //! Signed webhooks, from the libraries of those who send them to a running gateway.
 
+mod forged;
 mod ids;
 mod refused;
 pub(crate) mod signer;
