@@ -35,7 +35,7 @@ use http::{
 use jiff::Timestamp;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
-use tracing::debug;
+use tracing::{debug, warn};
 use warren_messages::codec::MAX_BYTES;
 
 use self::seen::Seen;
@@ -50,7 +50,7 @@ use super::{
 use crate::{
     clock,
     config::{Scheme, Source, SourceSecret},
-    nearest::{did_you_mean, shorten},
+    nearest::{nearest, shorten},
     telemetry::HOOKS,
 };
 
@@ -155,13 +155,12 @@ impl Hooks {
         Self { sources: sources.into_iter().map(known).collect() }
     }
 
+    /// Which name may have been meant, the operator is told. Who asks has shown nothing of himself, and learns no names.
     fn unknown(&self, name: &str) -> Problem {
-        let hint = match did_you_mean(name, self.sources.keys().map(String::as_str)) {
-            hint if hint.is_empty() => "; a source is configured as [source.NAME]".to_owned(),
-            hint => hint,
-        };
-        let name = shorten(name);
-        Problem::new(StatusCode::NOT_FOUND, "unknown_source", format!("no webhooks are taken from {name}{hint}"))
+        let meant = nearest(name, self.sources.keys().map(String::as_str));
+        debug!(meant = meant.join(" or "), "a webhook came in for a source that is not configured");
+        let detail = format!("no webhooks are taken from {}; a source is configured as [source.NAME]", shorten(name));
+        Problem::new(StatusCode::NOT_FOUND, "unknown_source", detail)
     }
 }
 
@@ -238,8 +237,8 @@ impl Known {
         let taken = gateway
             .take_event(
                 &Caller::of(tenant.clone()),
-                    origin: Origin::Signed,
                 Event {
+                    origin: Origin::Signed,
                     event_type: &event_type,
                     source: &format!("{SIGNED_SOURCES}{}", self.name),
                     id: &id,
@@ -251,11 +250,22 @@ impl Known {
                 trace(&head.headers),
             )
             .await;
-        let Taken { jobs } = taken.inspect_err(|_| self.count("not_taken"))?;
+        let Taken { jobs } = taken.inspect_err(|problem| self.lost(&id, problem))?;
         // Only now: what was not taken must be taken when it is sent again.
         self.seen.taken(&id);
         self.count("accepted");
         Ok(self.answer(StatusCode::ACCEPTED, "accepted", id, event_type, jobs))
+    }
+
+    /// Notes a good webhook of which no job was made.
+    fn lost(&self, id: &str, problem: &Problem) {
+        // What fails on our side is logged with its answer.
+        if problem.is_ours() {
+            return self.count("not_taken");
+        }
+        self.count("refused");
+        // As a rule its sender neither reads the answer nor sends it again, so who runs this must learn of it here.
+        warn!(source = self.name, code = problem.code(), id, "a webhook is good, and was refused");
     }
 
     fn answer(
