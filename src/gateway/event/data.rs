@@ -1,5 +1,7 @@
-//! The data of an event, as JSON, as text or as bytes.
+//! The data of an event, as JSON, as text or as bytes. Whichever it is, nothing of it is lost.
 
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use warren_messages::{Json, codec};
 
 use crate::{
@@ -38,12 +40,20 @@ impl Data {
         Ok(Self::Bytes(bytes.to_vec()))
     }
 
-    /// Reads data of which nothing else is known: JSON if it reads as that, or else text.
+    /// Reads data of which nothing else is known: JSON if it is that, or else text. JSON that breaks the rules of a body
+    /// (a key twice, too deep, an integer too long) is neither, and stays what it is byte for byte.
     pub(in crate::gateway) fn guess(bytes: &[u8]) -> Self {
         if bytes.is_empty() {
             return Self::None;
         }
-        codec::any_json(bytes).map_or_else(|_| Self::text_or_bytes(bytes), Self::Json)
+        match codec::any_json(bytes) {
+            // As a part of an event it stands one level deeper.
+            Ok(json) if levels(&json.0) < codec::MAX_DEPTH => Self::Json(json),
+            Ok(_) => Self::Bytes(bytes.to_vec()),
+            // This reader wants nothing of what it reads, and so minds neither depth nor keys nor the size of numbers.
+            Err(_) if serde_json::from_slice::<IgnoredAny>(without_mark(bytes)).is_ok() => Self::Bytes(bytes.to_vec()),
+            Err(_) => Self::text_or_bytes(bytes),
+        }
     }
 
     /// Text in another encoding than UTF-8 is bytes to us.
@@ -53,4 +63,19 @@ impl Data {
             Err(_) => Self::Bytes(bytes.to_vec()),
         }
     }
+}
+
+/// How deeply a value is nested. It was read, so it is not too deep to be looked at.
+fn levels(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(items) => items.iter().map(levels).max(),
+        Value::Object(map) => map.values().map(levels).max(),
+        _ => return 0,
+    };
+    1 + deepest.unwrap_or(0)
+}
+
+/// JSON text without the byte order mark before it.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }

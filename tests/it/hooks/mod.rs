@@ -2,6 +2,7 @@
 
 mod forged;
 mod ids;
+mod kept;
 mod refused;
 pub(crate) mod signer;
 
