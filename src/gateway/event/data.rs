@@ -79,3 +79,35 @@ fn levels(value: &Value) -> usize {
 fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes of any kind, and such as are nearly JSON.
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let pieces =
+            ["{", "}", "[", "]", "\"a\"", ":", ",", "1", "-0.5", "1e999", "null", " ", "\\ud800", "\u{feff}", "x"];
+        let pieced = prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..12);
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..40), pieced.prop_map(|some| some.concat().into())]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_data_is_taken_for_nothing_of_it_is_lost(bytes in any_bytes()) {
+            match Data::guess(&bytes) {
+                Data::None => prop_assert!(bytes.is_empty()),
+                Data::Bytes(kept) => prop_assert_eq!(kept, bytes),
+                Data::Json(Json(kept)) => {
+                    let text = without_mark(&bytes);
+                    let read = serde_json::from_slice::<Value>(text);
+                    // What is no JSON is text as it came.
+                    let expected = read.unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+                    prop_assert_eq!(kept, expected);
+                }
+            }
+        }
+    }
+}

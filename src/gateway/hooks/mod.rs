@@ -211,7 +211,11 @@ impl Known {
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail).closing())
             }
         };
-        read.inspect_err(|_| self.count("unreadable"))
+        read.inspect_err(|problem| {
+            self.count("unreadable");
+            // No louder: so far it may be from anyone.
+            debug!(source = self.name, code = problem.code(), "a webhook could not be read");
+        })
     }
 
     async fn take(&self, gateway: &Gateway, head: &request::Parts, body: &[u8]) -> Result<Response, Problem> {

@@ -177,6 +177,9 @@ async fn a_source_that_is_not_configured_and_a_body_that_cannot_be_one_are_told_
     let (status, code, _) = refused(&http, &Hook::bearer(&vec![b'x'; (1 << 20) + 1])).await;
     assert_eq!((status, code.as_str()), (413, "too_large"));
     assert_eq!(counted(&up, "other", "unreadable").await, 2);
+    let logs = installation.logs();
+    let unread: Vec<_> = logs.lines().filter(|line| line.contains("could not be read")).collect();
+    assert!(unread.len() == 2 && unread[1].contains("too_large") && unread[1].contains("other"), "{unread:?}");
     assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
 }
 
