@@ -9,6 +9,7 @@ mod bearer;
 mod github;
 mod mac;
 mod reading;
+mod refused;
 mod seen;
 mod standard;
 mod stripe;
@@ -38,7 +39,7 @@ use serde::Serialize;
 use tracing::{debug, warn};
 use warren_messages::codec::MAX_BYTES;
 
-use self::seen::Seen;
+use self::{refused::Refused, seen::Seen};
 use super::{
     Gateway,
     caller::Caller,
@@ -75,39 +76,6 @@ struct Verified {
     id: String,
     event: String,
     time: Option<Timestamp>,
-}
-
-/// Why a webhook is not good. Repeats neither a secret nor a signature.
-#[derive(Debug, PartialEq, Eq)]
-enum Refused {
-    Signature(String),
-    Stale(String),
-}
-
-impl Refused {
-    /// It reads like a signature, and is not the one.
-    fn wrong(header: &str) -> Self {
-        let detail = format!(
-            "{header} is not the signature of these bytes with any secret of this source: is the secret the right one, \
-             and does anything between change the body?"
-        );
-        Self::Signature(detail)
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Signature(_) => "bad_signature",
-            Self::Stale(_) => "stale_timestamp",
-        }
-    }
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let code = refused.code();
-        let (Refused::Signature(detail) | Refused::Stale(detail)) = refused;
-        Self::new(StatusCode::UNAUTHORIZED, code, detail)
-    }
 }
 
 fn verify(scheme: &Scheme, received: &Received<'_>) -> Result<Verified, Refused> {
