@@ -6,7 +6,10 @@ use serde_json::Value as Json;
 use toml::Value;
 
 use super::layers::Layers;
-use crate::route::{Glob, Route, Template};
+use crate::{
+    job::Tenant,
+    route::{Glob, Route, Template},
+};
 
 /// Which events become which jobs.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -62,6 +65,13 @@ fn route(layers: &mut Layers, name: String) -> Option<Route> {
         }
     });
     let source = layers.parsed(&["route", &name, "source"]).unwrap_or_else(Glob::everything);
+    let tenant = match layers.text(&["route", &name, "tenant"]) {
+        None => Some(None),
+        Some((tenant, origin)) => {
+            let tenant = Tenant::new(&tenant);
+            tenant.map(Some).map_err(|rule| layers.mistake(&origin, &setting("tenant"), rule.to_string())).ok()
+        }
+    };
     let kind = layers.required(&["route", &name, "kind"], "the kind of job that an event becomes");
     let body = match layers.subtree(&["route", &name, "with"]) {
         None => Some(Template::data()),
@@ -75,7 +85,7 @@ fn route(layers: &mut Layers, name: String) -> Option<Route> {
             }
         },
     };
-    Some(Route { event_type: event_type?, source, kind: kind?.0, body: body?, name })
+    Some(Route { event_type: event_type?, source, tenant: tenant?, kind: kind?.0, body: body?, name })
 }
 
 fn template(value: Value) -> Result<Template, Vec<(String, String)>> {
@@ -130,6 +140,7 @@ mod tests {
             [route.orders]
             type = "order.*"
             source = "/shop*"
+            tenant = "acme"
             kind = "a.b"
             with = { id = "{{id}}", n = [1, 2.5, { deep = "{{data.x}}" }], none = {}, empty = "", at = 2026-12-24 }
             [route.plain]
@@ -155,9 +166,12 @@ mod tests {
             json!({ "id": "7", "n": [1, 2.5, { "deep": [true] }], "none": {}, "empty": "", "at": "2026-12-24" });
         assert_eq!((body(0), body(1), body(2)), (json!({}), orders, event["data"].clone()));
         assert_eq!(body(3), json!({ "y": 1 }));
-        assert!(events.routes[1].takes("order.paid", "/shop/1"));
-        assert!(!events.routes[1].takes("order.paid", "/other"));
-        assert!(!events.routes[1].takes("invoice.paid", "/shop/1"));
+        let acme = Tenant::new("acme").expect("a name");
+        assert!(events.routes[1].takes(&acme, "order.paid", "/shop/1"));
+        assert!(!events.routes[1].takes(&acme, "order.paid", "/other"));
+        assert!(!events.routes[1].takes(&acme, "invoice.paid", "/shop/1"));
+        assert!(!events.routes[1].takes(&Tenant::DEFAULT, "order.paid", "/shop/1"));
+        assert!(events.routes[2].takes(&acme, "x", "y") && events.routes[2].takes(&Tenant::DEFAULT, "x", "y"));
     }
 
     #[test]
@@ -187,6 +201,7 @@ mod tests {
             with = { a = "{{", b = ["{{nothing}}"], c = inf }
             [route.worse]
             type = "x"
+            tenant = "A B"
             kind = "k"
             with = { a = "{{", b = ["{{nothing}}"] }
         "#;
@@ -202,6 +217,7 @@ mod tests {
                 "route.empty.type",
                 "route.empty.kind",
                 "route.empty.with",
+                "route.worse.tenant",
                 "route.worse.with.a",
                 "route.worse.with.b.0",
                 "route.bad.knid",

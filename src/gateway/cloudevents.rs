@@ -32,7 +32,7 @@ use warren_messages::{
 use super::{
     Gateway,
     caller::Caller,
-    event::{CheckedEvent, Data, Event, INVALID_EVENT, Taken, TakenJob},
+    event::{CheckedEvent, Data, Event, INVALID_EVENT, Origin, RESERVED_SOURCE, Taken, TakenJob, is_reserved},
     operation::{EVENTS, Operation, anything, header, text},
     problem::Problem,
     request,
@@ -214,6 +214,11 @@ impl Attributes {
         if self.values.remove("specversion").is_some_and(|version| version != "1.0") {
             self.wrong("specversion", "bad_value", "names another version than 1.0, the one that is taken");
         }
+        if self.values.get("source").is_some_and(|source| is_reserved(source)) {
+            let problem = "begins with /v1/hooks/, as only that of a signed webhook does: name the place where the event \
+                           happened otherwise";
+            self.wrong("source", RESERVED_SOURCE, problem);
+        }
         let time = self.values.remove("time").and_then(|text| {
             let time = field::any_instant(&text);
             if time.is_none() {
@@ -223,8 +228,12 @@ impl Attributes {
         });
         let Self { mut values, invalid, .. } = self;
         invalid.into_result().map_err(|invalid| {
-            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_EVENT, "this is no CloudEvent 1.0");
-            problem.listing(invalid.problems().to_vec())
+            let all = invalid.problems();
+            let (code, detail) = match all {
+                [only] if only.code == RESERVED_SOURCE => (RESERVED_SOURCE, only.detail.as_str()),
+                _ => (INVALID_EVENT, "this is no CloudEvent 1.0"),
+            };
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail).listing(all.to_vec())
         })?;
         let mut take = |name| values.remove(name).unwrap_or_default();
         let (id, source, event_type) = (take("id"), take("source"), take("type"));
@@ -340,7 +349,8 @@ impl Gateway {
     ) -> Result<CheckedEvent, Problem> {
         let trace = event.trace().or_else(|| request::trace(headers));
         let CloudEvent { id, source, event_type, time, rest, data } = event;
-        let event = Event { event_type: &event_type, source: &source, id: &id, time, headers: rest, data };
+        let (event_type, source, id) = (&event_type, &source, &id);
+        let event = Event { origin: Origin::Sent, event_type, source, id, time, headers: rest, data };
         self.check_event(caller, event, trace)
     }
 }

@@ -1,8 +1,11 @@
 //! Events, whatever protocol brings them: each becomes a job for every route that it matches, or is kept.
 //!
 //! It promises that an event of which one job is refused becomes none, and that a repeat of an event is the same jobs:
-//! their ids come from the event's source and id and the name of the route. It must not know protocols. What an event is
-//! read into takes many times its length, so it is gone before its jobs are waited for.
+//! their ids come from the event's source and id and the name of the route. It promises too that what is sent with a key
+//! neither passes for what was signed nor comes before it. It must not know protocols. What an event is read into takes
+//! many times its length, so it is gone before its jobs are waited for.
+
+mod data;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -14,6 +17,7 @@ use serde::Serialize;
 use uuid::Uuid;
 use warren_messages::{Bytes, Json, Message as _, Problem as FieldProblem, codec, event::Received};
 
+pub(super) use self::data::Data;
 use super::{
     Gateway,
     caller::Caller,
@@ -29,13 +33,41 @@ use crate::{
 
 /// The code of an answer to what is no event.
 pub(super) const INVALID_EVENT: &str = "invalid_event";
-/// As a keyed id's source: an event that a route took.
+/// The code of an answer to what says that it was signed.
+pub(super) const RESERVED_SOURCE: &str = "reserved_source";
+/// What the source of every signed webhook begins with, and of nothing else that comes in.
+pub(super) const SIGNED_SOURCES: &str = "/v1/hooks/";
+/// As a keyed id's source: an event that was sent, and that a route took.
 const EVENT: &str = "event";
+/// As a keyed id's source: an event that was signed, whatever becomes of it.
+const SIGNED_EVENT: &str = "signed-event";
+
+/// How it is known that an event has happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Somebody said so who may send events.
+    Sent,
+    /// It was signed where it happened.
+    Signed,
+}
+
+impl Origin {
+    /// Whose names the events' are. What was signed has names of its own: who knows one beforehand must not be able to send
+    /// another event under it, and have the signed one taken for a repeat.
+    fn names(self) -> &'static str {
+        match self {
+            Self::Sent => EVENT,
+            Self::Signed => SIGNED_EVENT,
+        }
+    }
+}
 
 /// An event, whatever protocol brought it.
 #[derive(Debug)]
 #[expect(clippy::struct_field_names, reason = "its type is what everyone calls it, and a word of the language")]
 pub(super) struct Event<'a> {
+    /// How it is known.
+    pub(super) origin: Origin,
     /// What happened: `order.paid`. That of a webhook is `<source>.<event>`.
     pub(super) event_type: &'a str,
     /// Where it happened.
@@ -50,46 +82,25 @@ pub(super) struct Event<'a> {
     pub(super) data: Data,
 }
 
-/// The data of an event.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Data {
-    /// There is none.
-    None,
-    /// JSON; text is a JSON string.
-    Json(Json),
-    /// Anything else.
-    Bytes(Vec<u8>),
+/// Whether only what was signed may come from there.
+pub(super) fn is_reserved(source: &str) -> bool {
+    source.starts_with(SIGNED_SOURCES)
 }
 
-impl Data {
-    /// Reads data by its content type: JSON is read as such, text is text, anything else stays bytes. Without a content
-    /// type it is JSON if it reads as that.
-    pub(super) fn read(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, Problem> {
-        if bytes.is_empty() {
-            return Ok(Self::None);
-        }
-        let Some(content_type) = content_type else {
-            return Ok(codec::any_json(bytes).map_or_else(|_| Self::text_or_bytes(bytes), Self::Json));
-        };
-        let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let (main, sub) = media.split_once('/').unwrap_or((media.as_str(), ""));
-        if sub == "json" || sub.ends_with("+json") {
-            let json = codec::any_json(bytes);
-            return json.map(Self::Json).map_err(|error| Problem::rejected(&Rejected::Decode(error), Format::Json));
-        }
-        if main == "text" || sub == "xml" || sub.ends_with("+xml") {
-            return Ok(Self::text_or_bytes(bytes));
-        }
-        Ok(Self::Bytes(bytes.to_vec()))
+/// Refuses a job that says of itself that it is a signed webhook, and is none. `key` is what its message gives as its key.
+pub(super) fn refuse_forged(kind: &Kind, key: Option<&str>, name: Name<'_>) -> Result<(), Problem> {
+    if kind.as_str() != Received::KIND || matches!(name, Name::Given { by: SIGNED_EVENT, .. }) {
+        return Ok(());
     }
-
-    /// Text in another encoding than UTF-8 is bytes to us.
-    fn text_or_bytes(bytes: &[u8]) -> Self {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Json(Json(text.into())),
-            Err(_) => Self::Bytes(bytes.to_vec()),
-        }
+    // The key of an event begins with its source.
+    if key.is_none_or(|key| !is_reserved(key)) {
+        return Ok(());
     }
+    let detail = format!(
+        "a source that begins with {SIGNED_SOURCES} is that of a signed webhook, and this is none: name the place where the \
+         event happened otherwise"
+    );
+    Err(Problem::field(RESERVED_SOURCE, "/source", detail))
 }
 
 /// What an event became.
@@ -126,17 +137,18 @@ impl Gateway {
         event: Event<'_>,
         trace: Option<Box<Trace>>,
     ) -> Result<CheckedEvent, Problem> {
+        let origin = event.origin;
         let received = Received::from(event);
         received.validate().map_err(|invalid| {
             let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID_EVENT, "the event breaks the rules");
             problem.listing(invalid.problems().to_vec())
         })?;
-        let takes = |route: &&Route| route.takes(&received.event_type, &received.source);
+        let takes = |route: &&Route| route.takes(&caller.tenant, &received.event_type, &received.source);
         let routes: Vec<_> = self.events.routes.iter().filter(takes).collect();
         Ok(CheckedEvent(if routes.is_empty() {
-            vec![(None, self.check_kept(caller, received, trace)?)]
+            vec![(None, self.check_kept(caller, origin, received, trace)?)]
         } else {
-            self.check_routed(caller, &routes, received, trace.as_deref())?
+            self.check_routed(caller, origin, &routes, received, trace.as_deref())?
         }))
     }
 
@@ -154,7 +166,13 @@ impl Gateway {
         if problems.is_empty() { Ok(Taken { jobs }) } else { Err(unfinished(jobs.len(), problems)) }
     }
 
-    fn check_kept(&self, caller: &Caller, event: Received, trace: Option<Box<Trace>>) -> Result<Checked, Problem> {
+    fn check_kept(
+        &self,
+        caller: &Caller,
+        origin: Origin,
+        event: Received,
+        trace: Option<Box<Trace>>,
+    ) -> Result<Checked, Problem> {
         if self.events.unrouted == Unrouted::Refuse || self.registry.get(Received::KIND).is_none() {
             let detail = format!(
                 "no route takes an event of type `{}` from `{}`, and such events are not kept here",
@@ -163,20 +181,30 @@ impl Gateway {
             return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_route", detail));
         }
         let body = codec::encode(&event).map_err(|_| Problem::rejected(&Rejected::TooLarge, Format::MessagePack))?;
+        let key = event.dedup_key();
         // It is about to be read a second time.
         drop(event);
-        // Its message says by itself which event it is.
-        self.check(submission(caller, Received::KIND, (Format::MessagePack, &body), Name::None, trace))
+        let name = match (origin, &key) {
+            (Origin::Signed, Some(key)) => Name::Given { by: origin.names(), name: key },
+            // Its message says by itself which event it is.
+            _ => Name::None,
+        };
+        self.check(submission(caller, Received::KIND, (Format::MessagePack, &body), name, trace))
     }
 
     /// One job for each route, or everything for which there cannot be one.
     fn check_routed(
         &self,
         caller: &Caller,
+        origin: Origin,
         routes: &[&Route],
         mut event: Received,
         trace: Option<&Trace>,
     ) -> Result<Vec<(Option<String>, Checked)>, Problem> {
+        // Who may not send this kind is told so, and not what the route would have made of the event.
+        for (kind, _) in routes.iter().filter_map(|route| self.registry.get(&route.kind)) {
+            caller.may_send(kind)?;
+        }
         let data = event.data.take();
         // Text, numbers and maps of them: it cannot fail.
         let mut parts = serde_json::to_value(&event).unwrap_or_default();
@@ -201,7 +229,7 @@ impl Gateway {
             };
             // None of them holds a control character, so this is no other event's name.
             let name = [&route.name, &event.source, &event.id].map(String::as_str).join("\n");
-            let name = Name::Given { by: EVENT, name: &name };
+            let name = Name::Given { by: origin.names(), name: &name };
             let body = (Format::Json, body.as_bytes());
             match self.check(submission(caller, &route.kind, body, name, trace.cloned().map(Box::new))) {
                 Ok(job) => checked.push((Some(route.name.clone()), job)),
@@ -254,7 +282,7 @@ fn unfinished(accepted: usize, problems: Vec<Problem>) -> Problem {
 
 impl From<Event<'_>> for Received {
     fn from(event: Event<'_>) -> Self {
-        let Event { event_type, source, id, time, headers, data } = event;
+        let Event { origin: _, event_type, source, id, time, headers, data } = event;
         let (data, data_base64) = match data {
             Data::None => (None, None),
             Data::Json(json) => (Some(json), None),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     Gateway,
     caller::Caller,
+    event,
     problem::{OUTCOME_UNKNOWN, Problem, STORE_UNAVAILABLE},
     room::Room,
 };
@@ -125,6 +126,7 @@ impl Gateway {
             .accept(submission.format, submission.body, matches!(submission.name, Name::Key(_)))
             .map_err(|rejected| Problem::rejected(&rejected, submission.format))?;
         let Accepted { body, version, dedup_key, digest } = accepted;
+        event::refuse_forged(kind, dedup_key.as_deref(), submission.name)?;
         let now = clock::now();
         let tenant = submission.caller.tenant.clone();
         let (id, key) = match (submission.name, dedup_key, digest) {

@@ -12,8 +12,10 @@ use super::{
 /// Headers that are kept with the event.
 pub(super) const KEPT: &[&str] = &["idempotency-key", "x-event-id", "webhook-id", "x-event-type"];
 
+const EVENT_TYPE: &str = "x-event-type";
+
 /// Checks a webhook. Its id is the first of `Idempotency-Key`, `X-Event-Id` and `webhook-id`, or else a digest of the
-/// body; what happened is `X-Event-Type`, or else the body's `type` or `event`.
+/// body and of what happened; that is `X-Event-Type`, or else the body's `type` or `event`.
 pub(super) fn verify(received: &Received<'_>) -> Result<Verified, Refused> {
     let headers = received.headers;
     let token = match required(headers, "authorization")?.split_once(' ') {
@@ -31,7 +33,7 @@ pub(super) fn verify(received: &Received<'_>) -> Result<Verified, Refused> {
     }
     let id = ["idempotency-key", "x-event-id", "webhook-id"].into_iter().find_map(|name| id(headers, name));
     let said = Said::read(received.body);
-    let happened = optional(headers, "x-event-type").map(str::to_owned).or_else(|| said.event());
-    let id = id.unwrap_or_else(|| id_of_body(received.body));
+    let happened = optional(headers, EVENT_TYPE).map(str::to_owned).or_else(|| said.event());
+    let id = id.unwrap_or_else(|| id_of_body(headers.get(EVENT_TYPE), received.body));
     Ok(Verified { id, event: event(happened.as_deref()), time: said.timestamp() })
 }

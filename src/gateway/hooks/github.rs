@@ -19,8 +19,10 @@ pub(super) const KEPT: &[&str] = &[
 ];
 
 const SIGNATURE: &str = "x-hub-signature-256";
+const EVENT: &str = "x-github-event";
 
-/// Checks a webhook. Its id is `X-GitHub-Delivery`, or else a digest of the body; what happened is `X-GitHub-Event`.
+/// Checks a webhook. Its id is `X-GitHub-Delivery`, or else a digest of the body and of what happened, which is
+/// `X-GitHub-Event`.
 pub(super) fn verify(received: &Received<'_>) -> Result<Verified, Refused> {
     let given = required(received.headers, SIGNATURE)?;
     let Some(given) = given.strip_prefix("sha256=").and_then(unhex) else {
@@ -29,6 +31,7 @@ pub(super) fn verify(received: &Received<'_>) -> Result<Verified, Refused> {
     if !any_good(received.secrets, &[given], |secret| sha256(secret, &[received.body])) {
         return Err(Refused::wrong(SIGNATURE));
     }
-    let id = id(received.headers, "x-github-delivery").unwrap_or_else(|| id_of_body(received.body));
-    Ok(Verified { id, event: event(optional(received.headers, "x-github-event")), time: None })
+    let headers = received.headers;
+    let id = id(headers, "x-github-delivery").unwrap_or_else(|| id_of_body(headers.get(EVENT), received.body));
+    Ok(Verified { id, event: event(optional(headers, EVENT)), time: None })
 }

@@ -9,6 +9,7 @@ mod bearer;
 mod github;
 mod mac;
 mod reading;
+mod refused;
 mod seen;
 mod standard;
 mod stripe;
@@ -36,14 +37,14 @@ use http::{
 use jiff::Timestamp;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
-use tracing::debug;
+use tracing::{debug, warn};
 use warren_messages::codec::MAX_BYTES;
 
-use self::seen::Seen;
+use self::{refused::Refused, seen::Seen};
 use super::{
     Gateway,
     caller::Caller,
-    event::{Data, Event, Taken, TakenJob},
+    event::{Data, Event, Origin, SIGNED_SOURCES, Taken, TakenJob},
     operation::{EVENTS, Operation, anything, path, text},
     problem::Problem,
     request::{Path, read_body_of_stranger, trace},
@@ -52,12 +53,10 @@ use super::{
 use crate::{
     clock,
     config::{Scheme, Source, SourceSecret},
-    nearest::{did_you_mean, shorten},
+    nearest::{nearest, shorten},
     telemetry::HOOKS,
 };
 
-/// A page for each source.
-const PAGE: &str = "/v1/hooks";
 /// What Twilio takes for "there is nothing to say or to do".
 const NO_INSTRUCTIONS: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response/>\n";
 
@@ -79,39 +78,6 @@ struct Verified {
     id: String,
     event: String,
     time: Option<Timestamp>,
-}
-
-/// Why a webhook is not good. Repeats neither a secret nor a signature.
-#[derive(Debug, PartialEq, Eq)]
-enum Refused {
-    Signature(String),
-    Stale(String),
-}
-
-impl Refused {
-    /// It reads like a signature, and is not the one.
-    fn wrong(header: &str) -> Self {
-        let detail = format!(
-            "{header} is not the signature of these bytes with any secret of this source: is the secret the right one, \
-             and does anything between change the body?"
-        );
-        Self::Signature(detail)
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Signature(_) => "bad_signature",
-            Self::Stale(_) => "stale_timestamp",
-        }
-    }
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let code = refused.code();
-        let (Refused::Signature(detail) | Refused::Stale(detail)) = refused;
-        Self::new(StatusCode::UNAUTHORIZED, code, detail)
-    }
 }
 
 fn verify(scheme: &Scheme, received: &Received<'_>) -> Result<Verified, Refused> {
@@ -159,13 +125,12 @@ impl Hooks {
         Self { sources: sources.into_iter().map(known).collect() }
     }
 
+    /// Which name may have been meant, the operator is told. Who asks has shown nothing of himself, and learns no names.
     fn unknown(&self, name: &str) -> Problem {
-        let hint = match did_you_mean(name, self.sources.keys().map(String::as_str)) {
-            hint if hint.is_empty() => "; a source is configured as [source.NAME]".to_owned(),
-            hint => hint,
-        };
-        let name = shorten(name);
-        Problem::new(StatusCode::NOT_FOUND, "unknown_source", format!("no webhooks are taken from {name}{hint}"))
+        let meant = nearest(name, self.sources.keys().map(String::as_str));
+        debug!(meant = meant.join(" or "), "a webhook came in for a source that is not configured");
+        let detail = format!("no webhooks are taken from {}; a source is configured as [source.NAME]", shorten(name));
+        Problem::new(StatusCode::NOT_FOUND, "unknown_source", detail)
     }
 }
 
@@ -216,7 +181,11 @@ impl Known {
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail).closing())
             }
         };
-        read.inspect_err(|_| self.count("unreadable"))
+        read.inspect_err(|problem| {
+            self.count("unreadable");
+            // No louder: so far it may be from anyone.
+            debug!(source = self.name, code = problem.code(), "a webhook could not be read");
+        })
     }
 
     async fn take(
@@ -248,13 +217,14 @@ impl Known {
         }
         let reading = Reading::of(body).await;
         let event = Event {
+            origin: Origin::Signed,
             event_type: &event_type,
-            source: &format!("{PAGE}/{}", self.name),
+            source: &format!("{SIGNED_SOURCES}{}", self.name),
             id: &id,
             time,
             headers: kept(scheme, &head.headers),
-            // Whatever its content type says, which as a rule is not signed: JSON where it reads as that.
-            data: Data::read(None, body)?,
+            // Whatever its content type says, which as a rule is not signed.
+            data: Data::guess(body),
         };
         let checked = gateway.check_event(&Caller::of(tenant.clone()), event, trace(&head.headers));
         drop(reading);
@@ -262,11 +232,22 @@ impl Known {
             Ok(checked) => gateway.take_event(checked).await,
             Err(problem) => Err(problem),
         };
-        let Taken { jobs } = taken.inspect_err(|_| self.count("not_taken"))?;
+        let Taken { jobs } = taken.inspect_err(|problem| self.lost(&id, problem))?;
         // Only now: what was not taken must be taken when it is sent again.
         self.seen.taken(&id);
         self.count("accepted");
         Ok(self.answer(StatusCode::ACCEPTED, "accepted", id, event_type, jobs))
+    }
+
+    /// Notes a good webhook of which no job was made.
+    fn lost(&self, id: &str, problem: &Problem) {
+        // What fails on our side is logged with its answer.
+        if problem.is_ours() {
+            return self.count("not_taken");
+        }
+        self.count("refused");
+        // As a rule its sender neither reads the answer nor sends it again, so who runs this must learn of it here.
+        warn!(source = self.name, code = problem.code(), id, "a webhook is good, and was refused");
     }
 
     fn answer(

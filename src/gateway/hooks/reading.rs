@@ -1,6 +1,6 @@
 //! What a webhook says, read before it is believed.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -27,15 +27,29 @@ pub(super) fn optional<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|value| !value.is_empty())
 }
 
-/// The name of an event that stands in a header. One that is too long for a name is none.
+/// The name of an event that stands in a header.
 pub(super) fn id(headers: &HeaderMap, name: &str) -> Option<String> {
-    let fits = |id: &&str| id.len() <= LONGEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic());
-    optional(headers, name).filter(fits).map(str::to_owned)
+    let given = headers.get(name).map(|value| value.as_bytes().trim_ascii()).filter(|value| !value.is_empty());
+    given.map(id_of)
 }
 
-/// The name of an event that has none: the same body is the same event.
-pub(super) fn id_of_body(body: &[u8]) -> String {
-    format!("body-{}", blake3::hash(body).to_hex())
+/// The name of an event, as it was given. What cannot be one (it is too long, or no text) is replaced by its digest: two
+/// that differ stay two, whatever else the events say.
+pub(super) fn id_of(given: &[u8]) -> String {
+    let fits = |id: &&str| id.len() <= LONGEST_ID && !id.chars().any(char::is_control);
+    match std::str::from_utf8(given).ok().filter(fits) {
+        Some(id) => id.to_owned(),
+        None => format!("id-{}", blake3::hash(given).to_hex()),
+    }
+}
+
+/// The name of an event that has none: the same body is the same event, unless a header says that something else happened.
+pub(super) fn id_of_body(happened: Option<&HeaderValue>, body: &[u8]) -> String {
+    let happened = happened.map_or(b"".as_slice(), |value| value.as_bytes().trim_ascii());
+    let mut digest = blake3::Hasher::new();
+    // The length first, or where the one ends and the other begins would not count.
+    digest.update(&(happened.len() as u64).to_le_bytes()).update(happened).update(body);
+    format!("body-{}", digest.finalize().to_hex())
 }
 
 /// What happened, if that is a name.
@@ -87,8 +101,7 @@ impl<'a> Said<'a> {
 
     /// `id`.
     pub(super) fn id(&self) -> Option<String> {
-        let fits = |id: &String| (1..=LONGEST_ID).contains(&id.len()) && !id.chars().any(char::is_control);
-        text(self.id).filter(fits)
+        text(self.id).filter(|id| !id.is_empty()).map(|id| id_of(id.as_bytes()))
     }
 
     /// `type`, or else `event`.

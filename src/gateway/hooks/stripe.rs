@@ -31,7 +31,7 @@ pub(super) fn verify(received: &Received<'_>) -> Result<Verified, Refused> {
         return Err(Refused::wrong(SIGNATURE));
     }
     let said = Said::read(received.body);
-    let id = said.id().unwrap_or_else(|| id_of_body(received.body));
+    let id = said.id().unwrap_or_else(|| id_of_body(None, received.body));
     let time = said.created().or_else(|| Timestamp::from_second(sent).ok());
     Ok(Verified { id, event: event(said.event().as_deref()), time })
 }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Received, Refused, Verified,
     mac::{any_good, sha1, unhex},
-    reading::{event, id, id_of_body, required},
+    reading::{event, id, id_of, id_of_body, required},
 };
 
 /// Headers that are kept with the event.
@@ -23,9 +23,10 @@ const SIGNATURE: &str = "x-twilio-signature";
 
 /// Checks a webhook that came to this address.
 ///
-/// Its id is `I-Twilio-Idempotency-Token`. Without that: a message's `MessageSid` with its status, a call's `CallSid`
-/// with its status and `SequenceNumber`, or else a digest of the body. A call asks several times while it is in
-/// progress, and its status alone would make those one.
+/// Its id is a message's `MessageSid` with its status, or a call's `CallSid` with its status and `SequenceNumber`: a call
+/// asks several times while it is in progress, and its status alone would make those one. Without them it is
+/// `I-Twilio-Idempotency-Token`, or else a digest of the body. The token comes after them because it is not signed: whoever
+/// sends a request once more could give it another.
 pub(super) fn verify(received: &Received<'_>, url: &str) -> Result<Verified, Refused> {
     let given = STANDARD.decode(required(received.headers, SIGNATURE)?).ok();
     let Some(given) = given.and_then(|bytes| <[u8; 20]>::try_from(bytes).ok()) else {
@@ -52,8 +53,8 @@ pub(super) fn verify(received: &Received<'_>, url: &str) -> Result<Verified, Ref
         return Err(Refused::Signature(detail));
     }
     let happened = form.happened();
-    let token = id(received.headers, "i-twilio-idempotency-token");
-    let id = token.or_else(|| form.id()).unwrap_or_else(|| id_of_body(received.body));
+    let token = || id(received.headers, "i-twilio-idempotency-token");
+    let id = form.id().or_else(token).unwrap_or_else(|| id_of_body(None, received.body));
     Ok(Verified { id, event: event(happened.as_deref()), time: None })
 }
 
@@ -97,8 +98,7 @@ impl Form {
             let (id, status) = (self.text("CallSid")?, self.text("CallStatus")?);
             Some(format!("{id}:{status}:{}", self.text("SequenceNumber")?))
         };
-        let fits = |id: &String| id.len() <= 1024 && id.bytes().all(|byte| byte.is_ascii_graphic());
-        message().or_else(call).filter(fits)
+        message().or_else(call).map(|id| id_of(id.as_bytes()))
     }
 }
 

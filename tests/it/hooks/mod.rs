@@ -1,5 +1,8 @@
 //! Signed webhooks, from the libraries of those who send them to a running gateway.
 
+mod forged;
+mod ids;
+mod kept;
 mod refused;
 pub(crate) mod signer;
 
@@ -163,8 +166,16 @@ async fn twilio_gets_an_answer_that_it_can_read_and_its_webhooks_become_events()
     assert_eq!(asked.len(), 2);
     let fields = [("CallSid", "CA1"), ("CallStatus", "completed"), ("SequenceNumber", "3")];
     let hook = Hook::twilio(&mut signer, "", &fields);
-    assert_eq!(send(hook.clone()).await["id"], "CA1:completed:3");
-    assert_eq!(send(hook.with("i-twilio-idempotency-token", "token-1")).await["id"], "token-1");
+    assert_eq!(send(hook.clone().with("i-twilio-idempotency-token", "token-1")).await["id"], "CA1:completed:3");
+    // The token is not signed: with another one, what was caught on its way and is sent once more is no other event.
+    for token in ["token-2", "token-3"] {
+        let again = hook.clone().with("i-twilio-idempotency-token", token).request(&http).send().await.unwrap();
+        assert_eq!(again.headers()["warren-outcome"], "already_received");
+    }
+    // What names itself in no other way is named by it.
+    let fields = [("CallSid", "CA2"), ("CallStatus", "in-progress")];
+    let hook = Hook::twilio(&mut signer, "", &fields).with("i-twilio-idempotency-token", "token-1");
+    assert_eq!(send(hook).await["id"], "token-1");
     // A body that is no form, by its digest in the query: the vector that Twilio's libraries test themselves with.
     let query = "?foo=1&bar=2&bodySHA256=0a1ff7634d9ab3b95db5c9a2dfe9416e41502b283a80c7cf19632632f96e6620";
     let mut hook = Hook::twilio(&mut signer, query, &[]).instead("content-type", "application/json");

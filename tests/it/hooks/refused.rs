@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     counted, open,
-    signer::{Hook, STANDARD, STRIPE, Signer, TOKEN, TWILIO, seconds_from_now},
+    signer::{Hook, STANDARD, STRIPE, Signer, TOKEN, TWILIO, seconds_from_now, sources},
 };
 use crate::{
     gateway::jobs,
@@ -146,10 +146,20 @@ async fn a_source_that_is_not_configured_and_a_body_that_cannot_be_one_are_told_
         let (status, answer) = parts(http.post(path).body("{}").send().await.unwrap()).await;
         (status, answer["code"].as_str().unwrap().to_owned(), answer["detail"].as_str().unwrap().to_owned())
     };
-    let (status, code, detail) = post("/v1/hooks/githbu").await;
-    assert_eq!((status, code.as_str()), (404, "unknown_source"));
-    assert!(detail.contains("did you mean github?"), "{detail}");
-    for path in ["/v1/hooks/zzz", "/v1/hooks/..%2fgithub", "/v1/hooks/github%00", "/v1/hooks/GitHub", "/v1/hooks/%0a"] {
+    // Which sources there are is the operator's to know, and not anyone's who asks.
+    let (_, code, detail) = post("/v1/hooks/githbu").await;
+    assert_eq!((code.as_str(), detail.contains("github")), ("unknown_source", false), "{detail}");
+    let logs = installation.logs();
+    let line = logs.lines().find(|line| line.contains("not configured")).expect("it is logged");
+    assert!(line.contains("github") && !line.contains("githbu"), "{line}");
+    for path in [
+        "/v1/hooks/githbu",
+        "/v1/hooks/zzz",
+        "/v1/hooks/..%2fgithub",
+        "/v1/hooks/github%00",
+        "/v1/hooks/GitHub",
+        "/v1/hooks/%0a",
+    ] {
         let (status, code, detail) = post(path).await;
         assert_eq!((status, code.as_str()), (404, "unknown_source"), "{path}");
         assert!(!detail.chars().any(char::is_control), "{detail:?}");
@@ -167,6 +177,33 @@ async fn a_source_that_is_not_configured_and_a_body_that_cannot_be_one_are_told_
     let (status, code, _) = refused(&http, &Hook::bearer(&vec![b'x'; (1 << 20) + 1])).await;
     assert_eq!((status, code.as_str()), (413, "too_large"));
     assert_eq!(counted(&up, "other", "unreadable").await, 2);
+    let logs = installation.logs();
+    let unread: Vec<_> = logs.lines().filter(|line| line.contains("could not be read")).collect();
+    assert!(unread.len() == 2 && unread[1].contains("too_large") && unread[1].contains("other"), "{unread:?}");
+    assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_webhook_that_becomes_no_job_is_counted_and_logged_for_its_sender_does_not_send_it_again() {
+    let Some(mut signer) = Signer::start() else { return };
+    let routes = "[events]\nunrouted = 'refuse'\n\
+                  [route.out]\ntype = 'github.push'\nkind = 'webhook.deliver'\n\
+                  with = { url = '{{data.url}}', event_type = '{{data.type}}', event_id = '{{id}}' }\n";
+    let installation = Installation::embedded(&(sources() + routes));
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let body = json!({ "url": "canary-in-a-url", "name": "canary-in-a-hook" }).to_string();
+    for (event, delivery, expected) in [("push", "delivery-1", "route_failed"), ("fork", "delivery-2", "no_route")] {
+        let (status, code, _) = refused(&http, &Hook::github(&mut signer, event, delivery, &body)).await;
+        assert_eq!((status, code.as_str()), (422, expected));
+        let logs = installation.logs();
+        let line = logs.lines().find(|line| line.contains(delivery)).expect("it is logged by its id");
+        assert!(line.contains("WARN") && line.contains(expected) && line.contains("github"), "{line}");
+    }
+    assert_eq!((counted(&up, "github", "refused").await, counted(&up, "github", "not_taken").await), (2, 0));
+    // Nothing was taken, so the same webhook is no repeat.
+    let again = Hook::github(&mut signer, "fork", "delivery-2", &body);
+    assert_eq!(refused(&http, &again).await.1, "no_route");
     assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
 }
 

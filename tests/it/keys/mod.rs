@@ -1,6 +1,7 @@
 //! Who may do what: every answer to a key that is not good enough, and what a good one may do, over real sockets.
 
 mod commands;
+mod events;
 mod local;
 mod tracking;
 
