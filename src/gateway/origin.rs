@@ -22,7 +22,9 @@ const PROXIED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", 
 
 /// Refuses what a website, or someone behind a proxy, sends to a gateway that listens here and has no key.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap, listening: SocketAddr) -> Result<(), Problem> {
-    if let Some(name) = PROXIED.iter().find(|name| headers.contains_key(**name)) {
+    // The fields are few, and looking names up costs more than comparing them.
+    let proxied = headers.keys().find_map(|name| PROXIED.iter().find(|proxied| **proxied == name.as_str()));
+    if let Some(name) = proxied {
         let detail = format!(
             "this came through a proxy, as its header {name} says, and while there is no key only programs on this machine \
              are let in: make a key (`warren key create`) and send it"
@@ -63,6 +65,10 @@ fn lower(authority: &Authority) -> String {
 
 /// Whether a host, with or without a port, is this machine by a name that nobody else can give.
 fn is_here(host: &str, listening: SocketAddr) -> bool {
+    // How nearly everyone writes it.
+    if matches!(host.rsplit_once(':'), Some(("localhost" | "127.0.0.1", port)) if port.parse::<u16>().is_ok()) {
+        return true;
+    }
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let host = authority.host();
     if host == "localhost" || host == "localhost." {

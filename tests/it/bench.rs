@@ -21,7 +21,12 @@ fn measures(installation: &Installation) {
         assert_eq!(report["refused"], Value::Null, "{mode:?}: {report}");
     }
     let table = installation.run(&["bench", "latency", "--seconds", "1"]);
-    assert!(table.stdout.contains("sent to started") && table.stdout.contains("p99"), "{table:?}");
+    assert!(
+        table.stdout.contains("sent to started")
+            && table.stdout.contains("due to sent")
+            && table.stdout.contains("p99"),
+        "{table:?}"
+    );
 }
 
 #[test]

@@ -20,6 +20,9 @@ use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 
 use crate::{cli::Failure, clock, job::Micros};
 
+/// How often requests are let go where more than one would be due in that time.
+const GROUP: Duration = Duration::from_millis(2);
+
 /// What is sent, and how fast.
 pub(super) struct Plan {
     pub(super) gateway: String,
@@ -38,13 +41,25 @@ pub(super) struct Send {
     pub(super) body: Bytes,
 }
 
+/// What was answered to a request that was taken.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// When the request was due, by the wall clock.
+    pub(super) due: Micros,
+    /// When it was sent.
+    pub(super) sent: Micros,
+    pub(super) body: Bytes,
+}
+
 /// What became of them.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     /// From the time that each was due to its answer, of those that were taken.
     pub(super) latencies: Vec<Duration>,
-    /// The answers of those that were taken, if they were asked for, and when each request was due by the wall clock.
-    pub(super) answers: Vec<(Micros, Bytes)>,
+    /// How late each of them was sent: by that, the machine was too busy to measure on.
+    pub(super) lags: Vec<Duration>,
+    /// The answers of those that were taken, if they were asked for.
+    pub(super) answers: Vec<Answer>,
     pub(super) refused: u64,
     pub(super) took: Duration,
 }
@@ -69,6 +84,7 @@ pub(super) async fn send(plan: Plan, keep_answers: bool) -> Result<Sent, Failure
     while let Some(done) = tasks.join_next().await {
         let sent = done.map_err(|error| Failure::Failed(error.to_string()))??;
         all.latencies.extend(sent.latencies);
+        all.lags.extend(sent.lags);
         all.answers.extend(sent.answers);
         all.refused += sent.refused;
     }
@@ -87,10 +103,14 @@ struct Shared {
 }
 
 impl Shared {
-    /// When a request is due.
-    #[expect(clippy::cast_precision_loss, reason = "a time")]
+    /// When a request is due: many a second come in groups, as those of upstream systems do.
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
     fn due(&self, number: u64, rate: f64) -> Instant {
-        self.begin + Duration::from_secs_f64(number as f64 / rate)
+        let evenly = number as f64 / rate;
+        if rate * GROUP.as_secs_f64() <= 1.0 {
+            return self.begin + Duration::from_secs_f64(evenly);
+        }
+        self.begin + GROUP * (evenly / GROUP.as_secs_f64()) as u32
     }
 
     /// Lets requests go when they are due. A thread: the runtime's timers count in milliseconds, and what they add would be
@@ -151,14 +171,17 @@ async fn one(
         if connection.ready().await.is_err() {
             connection = connect(&plan.gateway).await?;
         }
+        let begun = Instant::now();
         let response = connection.send_request(request).await.map_err(|error| failed(&error))?;
         let taken = response.status().is_success();
         let answer = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
         if taken {
             sent.latencies.push(due.elapsed());
+            sent.lags.push(begun - due);
             if keep_answers {
-                let ago = Micros::try_from(due.elapsed().as_micros()).unwrap_or(0);
-                sent.answers.push((clock::now() - ago, answer));
+                let now = clock::now();
+                let wall = |at: Instant| now - Micros::try_from(at.elapsed().as_micros()).unwrap_or(0);
+                sent.answers.push(Answer { due: wall(due), sent: wall(begun), body: answer });
             }
         } else {
             sent.refused += 1;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Load, Mode, drain,
-    generator::{self, Plan, Send, Sent},
+    generator::{self, Answer, Plan, Send, Sent},
     installation::{Installation, Process, cpu_us},
     summary::{Percentiles, Report},
 };
@@ -91,7 +91,7 @@ fn plan(
 ) -> Plan {
     Plan {
         gateway: gateway(process),
-        connections: load.connections,
+        connections: load.connections.unwrap_or_else(|| if rate.is_some() { 64 } else { 256 }),
         seconds: load.seconds,
         rate,
         request: Arc::new(request),
@@ -117,27 +117,35 @@ async fn accept(installation: &Installation, load: &Load) -> Result<Report, Fail
     let jobs = (latencies.len() * batch) as u64;
     let mut report = looked.report(installation, "accept", jobs, took).await?;
     report.refused = refused;
-    report.latencies_ms.extend(Percentiles::of(latencies).map(|spread| ("sent to confirmed", spread)));
+    report.latencies_ms.extend(Percentiles::of(latencies).map(|spread| ("due to confirmed", spread)));
     Ok(report)
 }
 
 async fn latency(installation: &Installation, load: &Load) -> Result<Report, Failure> {
     let (first, second) = pair(installation)?;
     let all: Vec<_> = [Some(&first), second.as_ref()].into_iter().flatten().collect();
-    ready(&first).await?;
+    for process in &all {
+        ready(process).await?;
+    }
     let looked = Looked::at(&all);
     let rate = load.rate.map_or(IDLE_RATE, f64::from);
     let plan =
         plan(&first, load, Some(rate), |_| Send { path: PROBE, headers: Vec::new(), body: Bytes::from_static(b"{}") });
-    let Sent { latencies, answers, refused, took } = generator::send(plan, true).await?;
+    let Sent { latencies, lags, answers, refused, took } = generator::send(plan, true).await?;
     let jobs = latencies.len() as u64;
     let ends = ends(&first, &answers).await?;
     let mut report = looked.report(installation, "latency", jobs, took).await?;
     report.refused = refused;
+    let since = |from: fn(&End) -> Micros, to: fn(&End) -> Option<Micros>| {
+        ends.iter().filter_map(|end| Some(between(from(end), to(end)?))).collect()
+    };
     let spreads = [
-        ("sent to confirmed", latencies),
-        ("sent to started", ends.iter().filter_map(|end| end.started).collect()),
-        ("sent to recorded", ends.iter().filter_map(|end| end.recorded).collect()),
+        ("due to sent", lags),
+        ("due to confirmed", latencies),
+        ("due to started", since(|end| end.due, |end| end.started)),
+        ("due to recorded", since(|end| end.due, |end| end.recorded)),
+        ("sent to started", since(|end| end.sent, |end| end.started)),
+        ("sent to recorded", since(|end| end.sent, |end| end.recorded)),
     ];
     for (what, all) in spreads {
         report.latencies_ms.extend(Percentiles::of(all).map(|spread| (what, spread)));
@@ -148,7 +156,9 @@ async fn latency(installation: &Installation, load: &Load) -> Result<Report, Fai
 async fn mixed(installation: &Installation, load: &Load) -> Result<Report, Failure> {
     let (first, second) = pair(installation)?;
     let all: Vec<_> = [Some(&first), second.as_ref()].into_iter().flatten().collect();
-    ready(&first).await?;
+    for process in &all {
+        ready(process).await?;
+    }
     let looked = Looked::at(&all);
     let request = |number: u64| {
         let (headers, body): (Vec<_>, &'static [u8]) = match number % 10 {
@@ -161,14 +171,14 @@ async fn mixed(installation: &Installation, load: &Load) -> Result<Report, Failu
         Send { path: PROBE, headers, body: Bytes::from_static(body) }
     };
     let rate = f64::from(load.rate.unwrap_or(1000));
-    let Sent { latencies, answers, refused, took } =
+    let Sent { latencies, answers, refused, took, .. } =
         generator::send(plan(&first, load, Some(rate), request), true).await?;
     let jobs = latencies.len() as u64;
     let ends = ends(&first, &answers).await?;
     let mut report = looked.report(installation, "mixed", jobs, took).await?;
     report.refused = refused;
-    let recorded = ends.iter().filter_map(|end| end.recorded).collect();
-    for (what, all) in [("sent to confirmed", latencies), ("sent to recorded", recorded)] {
+    let recorded = ends.iter().filter_map(|end| Some(between(end.due, end.recorded?))).collect();
+    for (what, all) in [("due to confirmed", latencies), ("due to recorded", recorded)] {
         report.latencies_ms.extend(Percentiles::of(all).map(|spread| (what, spread)));
     }
     Ok(report)
@@ -202,20 +212,26 @@ async fn ready(process: &Process) -> Result<(), Failure> {
     }
 }
 
-/// When a job started and when the transaction that recorded it began, since its request was due: an id knows the time
-/// of its acceptance by the millisecond only.
+/// What is known of a job: when its request was due and when it was sent, when it started, and when the transaction that
+/// recorded it began.
 struct End {
-    started: Option<Duration>,
-    recorded: Option<Duration>,
+    due: Micros,
+    sent: Micros,
+    started: Option<Micros>,
+    recorded: Option<Micros>,
+}
+
+fn between(from: Micros, to: Micros) -> Duration {
+    Duration::from_micros(u64::try_from(to - from).unwrap_or(0))
 }
 
 /// Looks at some of the jobs that were taken, spread over all of them, once they are over.
-async fn ends(process: &Process, answers: &[(Micros, Bytes)]) -> Result<Vec<End>, Failure> {
+async fn ends(process: &Process, answers: &[Answer]) -> Result<Vec<End>, Failure> {
     let (client, gateway) = (client()?, gateway(process));
     let every = answers.len().div_ceil(LOOKED_AT).max(1);
     let mut ends = Vec::new();
-    for (due, answer) in answers.iter().step_by(every) {
-        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    for Answer { due, sent, body } in answers.iter().step_by(every) {
+        let answer: Value = serde_json::from_slice(body).unwrap_or_default();
         let id = answer["id"].as_str().unwrap_or_default();
         let url = format!("http://{gateway}/v1/jobs/{id}?wait=30");
         let failed = |error: reqwest::Error| Failure::Failed(error.to_string());
@@ -225,10 +241,11 @@ async fn ends(process: &Process, answers: &[(Micros, Bytes)]) -> Result<Vec<End>
         }
         let micros =
             |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond);
-        let since = |at: Option<Micros>| Some(Duration::from_micros(u64::try_from(at? - due).unwrap_or(0)));
         ends.push(End {
-            started: since(job["output"]["started_us"].as_i64()),
-            recorded: since(micros(&job["finished_at"])),
+            due: *due,
+            sent: *sent,
+            started: job["output"]["started_us"].as_i64(),
+            recorded: micros(&job["finished_at"]),
         });
     }
     Ok(ends)

@@ -56,9 +56,9 @@ pub(super) struct Load {
     /// Jobs a second, sent when they are due whether or not answers have come; as many as are taken, if not given
     #[arg(long)]
     rate: Option<u32>,
-    /// How many connections
-    #[arg(long, default_value_t = 256)]
-    connections: usize,
+    /// How many connections; if not given, 64 where there is a rate and 256 where there is none
+    #[arg(long)]
+    connections: Option<usize>,
     /// How many jobs one request holds
     #[arg(long, default_value_t = 1)]
     batch: usize,

@@ -111,7 +111,7 @@ impl Heads {
 
     /// Takes in a head as far as the end of a line, and answers how much that was.
     fn read_head(&mut self, bytes: &[u8]) -> usize {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', bytes);
         let piece = &bytes[..end.unwrap_or(bytes.len())];
         let before = self.long.min(KEPT);
         let kept = piece.len().min(KEPT - before);

@@ -149,6 +149,9 @@ fn builder() -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         // Ours are finer: see `phase`.
         .header_read_timeout(None)
+        // Without it hyper reads ahead while a request is worked on, to see whether its sender is gone: a system call and a
+        // buffer for each request. What is taken here is done to its end anyway, and one who waits does so for a bounded time.
+        .half_close(true)
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD_BYTES);
     builder

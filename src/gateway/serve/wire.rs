@@ -88,11 +88,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.phase.between_requests().is_some() {
-            let first = slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
-            return self.poll_write(context, first);
-        }
         ready!(self.poll_say(context))?;
+        if let Some(has_first_line) = self.phase.between_requests()
+            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+            && let Some(problem) = in_full(first, has_first_line)
+        {
+            self.said = problem.to_http1();
+            return Poll::Ready(Ok(first.len()));
+        }
         let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
         self.phase.sent(written.is_ready());
         written
@@ -137,7 +140,9 @@ fn slow_head() -> Problem {
 
 /// What hyper means by a bare status, if these bytes are one.
 fn in_full(bytes: &[u8], has_first_line: bool) -> Option<Problem> {
-    let text = std::str::from_utf8(bytes).ok().filter(|text| text.ends_with("\r\n\r\n"))?;
+    // Most of what comes by here is an answer that went well.
+    let text = bytes.strip_prefix(b"HTTP/1.1 4").and_then(|_| std::str::from_utf8(bytes).ok());
+    let text = text.filter(|text| text.ends_with("\r\n\r\n"))?;
     let (head, fields) = text.split_once("\r\n")?;
     if fields.contains("content-type") || !fields.contains("content-length: 0\r\n") {
         return None;
