@@ -19,10 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::{
-    gateway::{
-        auth::{self, Door},
-        problem::Problem,
-    },
+    gateway::{around::Around, auth::Door, problem::Problem},
     health::{Condition, Health},
     keys::Scope,
 };
@@ -68,7 +65,7 @@ pub fn routes(admin: Admin) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "these pages are only read, see Allow")
         })
-        .layer(axum::middleware::from_fn(auth::around))
+        .layer(tower::layer::layer_fn(Around))
         .with_state(admin)
 }
 

@@ -286,16 +286,15 @@ fn scan_json(text: &[u8]) -> Found {
                 }
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                while let Some(byte) = text.get(at) {
-                    at += 1;
-                    match byte {
-                        b'\\' => at += 1,
-                        b'"' => break,
-                        _ => {}
-                    }
+            b'"' => loop {
+                let rest = text.get(at..).unwrap_or_default();
+                let Some(found) = memchr::memchr2(b'"', b'\\', rest) else { return found_so_far(long_integer) };
+                at += found + 1;
+                if rest[found] == b'"' {
+                    break;
                 }
-            }
+                at += 1;
+            },
             b'-' | b'0'..=b'9' => {
                 let start = at - 1;
                 let digits = text[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -310,6 +309,10 @@ fn scan_json(text: &[u8]) -> Found {
             _ => {}
         }
     }
+    found_so_far(long_integer)
+}
+
+fn found_so_far(long_integer: bool) -> Found {
     if long_integer { Found::LongInteger } else { Found::Nothing }
 }
 

@@ -10,9 +10,9 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use axum::{extract::Request, middleware::Next, response::Response};
+use axum::extract::Request;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, Uri, header::AUTHORIZATION};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 
@@ -27,8 +27,8 @@ use crate::{
     telemetry::AUTH_REFUSED,
 };
 
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What a key must allow for a route. Jobs are told apart by what is done with them; every other route that asks who
@@ -57,7 +57,14 @@ pub struct Door {
 
 /// With which key something is done, told back to whoever writes the answer's headers.
 #[derive(Debug, Clone, Default)]
-struct Told(Arc<OnceLock<Arc<Held>>>);
+pub(super) struct Told(Arc<OnceLock<Arc<Held>>>);
+
+impl Told {
+    /// The key, once it was found good.
+    pub(super) fn held(&self) -> Option<&Arc<Held>> {
+        self.0.get()
+    }
+}
 
 impl Door {
     /// Lets a request in that brings a good key which allows this, or needs none. `given` is a key from elsewhere than the
@@ -198,27 +205,12 @@ pub(super) fn too_many(denied: Denied) -> Problem {
     }
 }
 
-/// Around every route: a key in a URL is told of before anything else, because URLs end in logs; and an answer to someone
-/// with a key tells what the key still allows.
-pub(crate) async fn around(mut request: Request, next: Next) -> Response {
-    use axum::response::IntoResponse as _;
-
-    if request.uri().query().is_some_and(holds_a_key) {
-        let detail = "there is a key in the URL, where logs and proxies keep it: take it as known to others and rotate it \
-                      (`warren key rotate`), and send the new one in the header `Authorization: Bearer KEY`";
-        return counted(Problem::new(StatusCode::BAD_REQUEST, "key_in_url", detail)).into_response();
-    }
-    let told = Told::default();
-    request.extensions_mut().insert(told.clone());
-    let mut response = next.run(request).await;
-    if let Some((policy, standing)) = told.0.get().and_then(|held| held.limits().headers()) {
-        for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, standing)] {
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                response.headers_mut().insert(name, value);
-            }
-        }
-    }
-    response
+/// What is said to a key in a URL.
+pub(super) fn key_in_url(request: &Request) -> Option<Problem> {
+    request.uri().query().filter(|query| holds_a_key(query))?;
+    let detail = "there is a key in the URL, where logs and proxies keep it: take it as known to others and rotate it \
+                  (`warren key rotate`), and send the new one in the header `Authorization: Bearer KEY`";
+    Some(counted(Problem::new(StatusCode::BAD_REQUEST, "key_in_url", detail)))
 }
 
 /// Whether a query holds a key, as a value or as a name.

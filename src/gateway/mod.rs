@@ -4,6 +4,7 @@
 //! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
+pub(crate) mod around;
 pub mod auth;
 mod batch;
 mod body;
@@ -128,7 +129,7 @@ impl Gateway {
         router()
             .fallback(no_such_page)
             .method_not_allowed_fallback(no_such_method)
-            .layer(axum::middleware::from_fn(auth::around))
+            .layer(tower::layer::layer_fn(around::Around))
             .with_state(Arc::new(self))
     }
 }

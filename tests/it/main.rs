@@ -17,6 +17,7 @@ mod deploys;
 mod events;
 mod foreign;
 mod gateway;
+mod growth;
 mod harness;
 mod hooks;
 mod keeping;
