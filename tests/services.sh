@@ -115,8 +115,8 @@ listen_addresses = '127.0.0.1'
 port = $port
 unix_socket_directories = '$dir'
 max_connections = 300
-# A test suite may lose its data with the power.
-fsync = off
+# A test suite may lose its data with the power; what is measured may not.
+fsync = ${postgres_fsync:-off}
 CONF
     local ctl="$bin/pg_ctl -D $dir/data -l $dir/log -w"
     as_postgres "$ctl start" >/dev/null
