@@ -322,7 +322,8 @@ struct Batch {
     /// For what is read and not submitted yet.
     room: Room,
     count: usize,
-    keys: HashSet<(String, String)>,
+    /// Digests of kinds and keys: what was sent may be long, and is not needed again.
+    keys: HashSet<blake3::Hash>,
 }
 
 /// Items that were read together, and whether the request can be read further.
@@ -419,18 +420,20 @@ impl Batch {
     async fn submit(&mut self, items: &[Piece]) -> Vec<Verdict> {
         let first = self.count;
         self.count += items.len();
+        // Each was counted when it was read: a bad one has cost something too.
+        let sender = self.caller.after_counting();
         let read: Vec<_> = items.iter().map(|item| self.read(item)).collect();
         let submitted = read.into_iter().map(|item| async {
             let item = item?;
             let body = item.body.map_or(b"{}".as_slice(), |body| body.get().as_bytes());
             let submission = Submission {
-                caller: &self.caller,
+                caller: &sender,
                 kind: &item.kind,
                 format: Format::Json,
                 body,
                 name: item.key.as_deref().map_or(Name::None, Name::Key),
                 when: request::when_of(item.delay.as_deref(), item.run_at.as_deref())?,
-                source: self.caller.name(),
+                source: sender.name(),
                 trace: None,
             };
             self.gateway.submit(submission).await
@@ -445,6 +448,7 @@ impl Batch {
     }
 
     fn read<'a>(&mut self, item: &'a Piece) -> Result<Item<'a>, Problem> {
+        self.caller.count(1)?;
         let text = item.as_ref().map_err(Problem::again)?;
         let refused = |status, code, why: &str| {
             let detail = format!("the item is no object of kind, body, key, delay and run_at: {why}");
@@ -471,7 +475,9 @@ impl Batch {
         }
         if let Some(key) = &item.key {
             request::check_key(key)?;
-            if !self.keys.insert((item.kind.clone(), key.clone())) {
+            let mut name = blake3::Hasher::new();
+            name.update(&item.kind.len().to_le_bytes()).update(item.kind.as_bytes()).update(key.as_bytes());
+            if !self.keys.insert(name.finalize()) {
                 let detail = "an item before this one has the same key: give each job a key of its own";
                 return Err(Problem::new(StatusCode::CONFLICT, "duplicate_in_batch", detail));
             }

@@ -57,6 +57,11 @@ impl Caller {
         Ok(Self { counted: true, ..self })
     }
 
+    /// The same caller for what was counted by itself.
+    pub(super) fn after_counting(&self) -> Self {
+        Self { counted: true, ..self.clone() }
+    }
+
     /// The same for a sender that cannot send less at once: what is more than the key ever holds counts as all that it
     /// holds, so that a limit makes such a sender wait, and does not lose what it sends.
     pub(super) fn counted_as_held(self, count: u32) -> Result<Self, Problem> {

@@ -115,11 +115,11 @@ impl Gateway {
 
     /// Checks a job and names it. Nothing is taken yet.
     pub(super) fn check(&self, submission: Submission<'_>) -> Result<Checked, Problem> {
+        submission.caller.count(1)?;
         let Some((kind, registered)) = self.registry.get(submission.kind) else {
             return Err(self.unknown_kind(submission.kind));
         };
         submission.caller.may_send(kind)?;
-        submission.caller.count(1)?;
         let (due, late) = due(submission.when)?;
         let accepted = registered
             .handler

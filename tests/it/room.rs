@@ -180,3 +180,38 @@ async fn who_gives_no_window_for_his_answers_holds_nobody_up_for_long() {
     timeout(Duration::from_secs(100), served).await.expect("they are dropped");
     drop(held);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_wrong_with_the_items_of_a_batch_is_not_remembered_at_their_length() {
+    let installation = Installation::embedded("");
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    // Kinds that are none, each about as long as an item may be.
+    let item = |number: usize| json!({ "kind": "k".repeat(1_000_000), "key": format!("key-{number}") }).to_string();
+    let send = async |count: usize| {
+        let lines = (0..count).map(item).collect::<Vec<_>>().join("\n");
+        let sent = http.post("/v1/jobs").header("content-type", "application/x-ndjson").body(lines);
+        let text = sent.send().await.unwrap().text().await.unwrap();
+        let refused = text.lines().filter(|line| line.contains("bad_kind_name")).count();
+        assert_eq!(refused, count, "{}", &text[..text.len().min(500)]);
+    };
+    send(5).await;
+    let before = peak_megabytes(up.pid());
+    send(120).await;
+    let more = peak_megabytes(up.pid()) - before;
+    assert!(more < 60, "{more} MB more for 120 MB that were refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_cannot_be_read_counts_as_one_that_can() {
+    let installation = Installation::embedded("");
+    let (key, section) = made(&installation, "slow", &["--scope", "jobs:write", "--rate", "5/d"]);
+    installation.configure(&section);
+    let up = installation.up(&[]);
+    let http = Http::with_key(up.gateway(), &key);
+    let items = json!([5, { "kind": "x" }, { "kind": "no.such" }, [], { "kind": 1 }, { "kind": "warren.probe" }]);
+    let (status, answer) = parts(http.post("/v1/jobs").json(&items).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{answer}");
+    let last = &answer["results"][5];
+    assert_eq!((last["status"].as_u64(), last["code"].as_str()), (Some(429), Some("rate_limited")), "{answer}");
+}
