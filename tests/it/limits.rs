@@ -4,7 +4,7 @@ use std::{io::Write as _, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::{
     http::{Http, parts},
@@ -36,6 +36,23 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(plain).unwrap();
     encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_comes_in_one_piece() {
+    let (_installation, up, _http) = open();
+    let request = format!("POST {PROBE} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{{}}");
+    let mut stream = connect(&up).await;
+    // A second write for the body costs as much as all of the rest; now and then both are there at the first read.
+    for _ in 0..200 {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = std::str::from_utf8(&answer[..length]).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 202"), "{answer}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { socket, phase, said: Vec::new(), shut: false, drained: 0 }
     }
 
+    /// Puts a whole problem in the place of these bytes, if they are a bare status of hyper's.
+    fn says_in_full(&mut self, bytes: &[u8]) -> bool {
+        let Some(has_first_line) = self.phase.between_requests() else { return false };
+        let Some(problem) = in_full(bytes, has_first_line) else { return false };
+        self.said = problem.to_http1();
+        true
+    }
+
     fn poll_say(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.said.is_empty() {
             let written = Pin::new(&mut self.socket).poll_write(context, &self.said);
@@ -72,10 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_say(context))?;
-        if let Some(has_first_line) = self.phase.between_requests()
-            && let Some(problem) = in_full(bytes, has_first_line)
-        {
-            self.said = problem.to_http1();
+        if self.says_in_full(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
@@ -89,11 +94,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_say(context))?;
-        if let Some(has_first_line) = self.phase.between_requests()
-            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
-            && let Some(problem) = in_full(first, has_first_line)
+        if let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+            && self.says_in_full(first)
         {
-            self.said = problem.to_http1();
             return Poll::Ready(Ok(first.len()));
         }
         let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
