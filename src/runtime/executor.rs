@@ -75,7 +75,7 @@ pub(super) struct Shared {
 pub(super) struct Ready {
     pub(super) envelope: Envelope,
     pub(super) body: Bytes,
-    /// Which line gave it out, and so which lane records it.
+    /// Which line gave it out, and so which lane records it where all have enough.
     pub(super) line: usize,
     /// How often it had been given out before.
     pub(super) given_before: u32,
@@ -374,7 +374,8 @@ impl Executor {
 
     fn hand_over(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey, line: usize) {
         self.ended.fetch_add(1, Relaxed);
-        let lane = &self.shared.lanes[line % self.shared.lanes.len()];
+        let lanes = &self.shared.lanes;
+        let lane = lanes.iter().find(|lane| !lane.has_enough()).unwrap_or(&lanes[line % lanes.len()]);
         lane.push(Finished { completion, body, key, executor: self.clone() });
     }
 

@@ -4,7 +4,10 @@
 //! ever waits for more. Lanes share nothing, so that one commit does not wait for another.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,6 +27,13 @@ use crate::{
 /// How much one commit takes at most.
 const MAX_ROWS: usize = 500;
 const MAX_BYTES: usize = 4 << 20;
+/// With so many rows a lane's next commit is worth its while: fewer are better together than each with a commit of its own,
+/// which costs the same however few it holds.
+const ENOUGH: usize = 64;
+/// A row counts once more for each so many bytes.
+const A_ROW: usize = MAX_BYTES / ENOUGH;
+/// Whoever has waited so long for the database is passed over while others do not wait.
+const SLOW: Duration = Duration::from_millis(100);
 /// Before a batch that met others at its rows is tried again.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
 
@@ -41,6 +51,10 @@ pub(super) struct Finished {
 #[derive(Default)]
 pub(super) struct Lane {
     finished: Mutex<Vec<Finished>>,
+    /// How many those are, large ones counted more than once.
+    waiting: AtomicUsize,
+    /// Whether its commit takes long.
+    slow: AtomicBool,
     wake: Notify,
     /// Since when the database has owed an answer.
     asked: Mutex<Option<Instant>>,
@@ -49,9 +63,11 @@ pub(super) struct Lane {
 impl Lane {
     /// Takes one in. Returns at once; what bounds the queue is the prefetch.
     pub(super) fn push(&self, finished: Finished) {
+        let weight = weight(&finished);
         let mut queue = self.lock();
         queue.push(finished);
         let was_empty = queue.len() == 1;
+        self.waiting.fetch_add(weight, Relaxed);
         drop(queue);
         if was_empty {
             self.wake.notify_one();
@@ -103,7 +119,22 @@ impl Lane {
             batch.extend(queue.drain(..room));
         }
         cut(&mut batch, &mut queue);
+        self.waiting.store(queue.iter().map(weight).sum(), Relaxed);
         batch
+    }
+
+    /// Whether another lane should take what comes: so much waits here, or for so long.
+    pub(super) fn has_enough(&self) -> bool {
+        self.waiting.load(Relaxed) >= ENOUGH || self.slow.load(Relaxed)
+    }
+
+    /// Looks whether the database takes long. Answers since when it has owed an answer.
+    pub(super) fn look(&self, now: Instant) -> Option<Instant> {
+        let asked = *self.asked();
+        if asked.is_some_and(|asked| now.saturating_duration_since(asked) >= SLOW) {
+            self.slow.store(true, Relaxed);
+        }
+        asked
     }
 
     /// Records a batch, however long it takes. Answers how many lost the fence.
@@ -124,6 +155,7 @@ impl Lane {
             *self.asked() = Some(asked);
             let recorded = record.record(&batch, part.clone()).await;
             *self.asked() = None;
+            self.slow.store(false, Relaxed);
             match recorded {
                 Ok(lost) => {
                     fenced += lost;
@@ -164,11 +196,6 @@ impl Lane {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Since when the database has owed an answer.
-    pub(super) fn asked_since(&self) -> Option<Instant> {
-        *self.asked()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Finished>> {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,6 +213,10 @@ fn cut(batch: &mut Vec<Finished>, queue: &mut Vec<Finished>) {
     if fits < batch.len() {
         queue.splice(0..0, batch.drain(fits..));
     }
+}
+
+fn weight(finished: &Finished) -> usize {
+    1 + size(&finished.completion) / A_ROW
 }
 
 fn size(completion: &Completion) -> usize {

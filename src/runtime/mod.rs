@@ -346,11 +346,7 @@ impl Watcher {
             for kind in &mut self.kinds {
                 kind.tick(share, now);
             }
-            self.shared
-                .lanes
-                .iter()
-                .filter_map(|lane| lane.asked_since())
-                .for_each(|asked| self.shared.gate.owed(asked));
+            self.shared.lanes.iter().filter_map(|lane| lane.look(now)).for_each(|asked| self.shared.gate.owed(asked));
             let away = self.shared.gate.missing_for();
             if away.is_some_and(|away| away >= self.settings.hold) != returned {
                 returned = !returned;
