@@ -1,6 +1,6 @@
 //! How fast jobs that wait are worked off, results stored.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -30,6 +30,8 @@ const FED: usize = 1000;
 const WARM: f64 = 0.02;
 /// How many are drained at a time before those that are measured.
 const BEFORE: usize = 200_000;
+/// How seldom it is looked at while the end is far: to be asked costs a process about as much as a hundred jobs.
+const SELDOM: Duration = Duration::from_millis(250);
 
 pub(super) async fn measure(installation: &Installation, what: &Drain) -> Result<Report, Failure> {
     if installation.servers.is_none() && what.workers > 1 {
@@ -87,7 +89,7 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
         } else if now - last.1 > END {
             return Err(Failure::Failed(format!("only {done} of {jobs} jobs have ended")));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(next_look(jobs as u64, last.0, begin.elapsed())).await;
     }
     if let Some(feeding) = feeding {
         feeding.await.map_err(|error| Failure::Failed(error.to_string()))??;
@@ -100,6 +102,14 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
     // What is finished is recorded and settled before they end.
     processes.into_iter().for_each(Process::end);
     Ok(report)
+}
+
+/// How long to wait before the next look: a quarter of the time that is left at the rate so far, and no more than of the
+/// time that it has taken.
+#[expect(clippy::cast_precision_loss, reason = "a guess")]
+fn next_look(jobs: u64, done: u64, took: Duration) -> Duration {
+    let left = jobs.saturating_sub(done) as f64 / done.max(1) as f64;
+    (took.mul_f64(left.min(1.0)) / 4).clamp(LOOK, SELDOM)
 }
 
 async fn preload(producer: &Producer, kinds: &[Kind], body: &[u8], jobs: usize) -> Result<(), Failure> {
