@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use metrics::histogram;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -93,11 +92,9 @@ impl Dispatcher {
         }
         let (full, lapses) = (jobs.len() >= BATCH, now + RELIED_UPON);
         crash_point!("dispatcher: claimed, not published");
-        let mut outcome = self.publish(jobs).await;
+        let outcome = self.publish(jobs).await;
         crash_point!("dispatcher: published, not noted");
         if !outcome.published.is_empty() {
-            // In the order in which lanes write the same rows: they never wait for each other in a circle.
-            outcome.published.sort_unstable();
             let queued = self.note_published(token, &outcome.published, lapses).await?;
             debug!(published = outcome.published.len(), queued, "published jobs whose time had come");
         }
@@ -112,7 +109,7 @@ impl Dispatcher {
     }
 
     /// Tries for as long as the lease holds: what is forgotten is published again.
-    async fn note_published(&self, token: Uuid, jobs: &[(Uuid, u32)], lapses: Instant) -> Result<u64, StoreError> {
+    async fn note_published(&self, token: Uuid, jobs: &[Uuid], lapses: Instant) -> Result<u64, StoreError> {
         let mut pauses = Reconnect::new();
         loop {
             match self.due.published(token, jobs).await {
@@ -126,19 +123,19 @@ impl Dispatcher {
     }
 
     async fn publish(&mut self, jobs: Vec<Claimed>) -> Sent {
-        let mut publishes: FuturesUnordered<_> = jobs
+        let (claimed, jobs): (Vec<_>, Vec<_>) = jobs
             .into_iter()
             .map(|Claimed { envelope, body, late }| {
-                let (id, run, kind, broker) = (envelope.id, envelope.run, envelope.kind.clone(), self.broker.clone());
-                async move { (id, run, kind, late, broker.publish(Outgoing { envelope, body }).await) }
+                let claimed = (envelope.id, envelope.kind.clone(), late);
+                (claimed, Outgoing { envelope, body })
             })
-            .collect();
+            .unzip();
         let mut outcome = Sent::default();
-        while let Some((id, run, kind, late, published)) = publishes.next().await {
+        for ((id, kind, late), published) in claimed.into_iter().zip(self.broker.publish_all(jobs).await) {
             match published {
                 Ok(()) => {
                     self.refused.remove(&kind);
-                    outcome.published.push((id, run));
+                    outcome.published.push(id);
                     histogram!(SCHEDULE_LAG, "kind" => kind.to_string()).record(late.as_secs_f64());
                 }
                 // Whether it was taken is not known. The lease tells: if it was, it is soon terminal or running, and if
@@ -178,7 +175,7 @@ enum Step {
 
 #[derive(Default)]
 struct Sent {
-    published: Vec<(Uuid, u32)>,
+    published: Vec<Uuid>,
     not_published: Vec<Uuid>,
     broker_away: bool,
 }

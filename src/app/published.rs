@@ -33,7 +33,7 @@ struct Count {
 
 impl Counted {
     pub(super) fn new(inner: Arc<dyn Publish>, kinds: &[Kind]) -> Self {
-        let count = |kind: &Kind| Count { since_taken: AtomicU64::new(0), published: published(kind) };
+        let count = |kind: &Kind| Count { since_taken: AtomicU64::new(0), published: counter_of(kind) };
         let kinds = kinds.iter().map(|kind| (kind.clone(), count(kind))).collect();
         Self { inner, kinds, confirm: Timer::new(histogram!(PUBLISH_CONFIRM)) }
     }
@@ -55,28 +55,33 @@ impl Counted {
     }
 }
 
-fn published(kind: &Kind) -> Counter {
+fn counter_of(kind: &Kind) -> Counter {
     counter!(PUBLISHED, "kind" => kind.to_string())
 }
 
 #[async_trait]
 impl Publish for Counted {
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        let (kind, began) = (job.envelope.kind.clone(), Instant::now());
-        if let Err(error) = self.inner.publish(job).await {
-            counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1);
-            return Err(error);
-        }
-        match self.kinds.get(&kind) {
-            Some(count) => {
-                count.since_taken.fetch_add(1, Relaxed);
-                count.published.increment(1);
+    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
+        let kinds: Vec<_> = jobs.iter().map(|job| job.envelope.kind.clone()).collect();
+        let began = Instant::now();
+        let published = self.inner.publish_all(jobs).await;
+        let took = began.elapsed();
+        for (kind, published) in kinds.iter().zip(&published) {
+            match (published, self.kinds.get(kind)) {
+                (Ok(()), Some(count)) => {
+                    count.since_taken.fetch_add(1, Relaxed);
+                    count.published.increment(1);
+                    self.confirm.record(took);
+                }
+                // A row may be of a kind that only other builds know.
+                (Ok(()), None) => {
+                    counter_of(kind).increment(1);
+                    self.confirm.record(took);
+                }
+                (Err(error), _) => counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1),
             }
-            // A row may be of a kind that only other builds know.
-            None => published(&kind).increment(1),
         }
-        self.confirm.record(began.elapsed());
-        Ok(())
+        published
     }
 
     fn health(&self) -> Result<(), String> {

@@ -2,8 +2,8 @@
 //!
 //! # The contract
 //!
-//! - **Publish**: [`Publish::publish`] returns `Ok` only when the job is durable. An error that says "not accepted" is
-//!   true; what is not known is [`PublishError::OutcomeUnknown`], and a repeat under the same id is harmless.
+//! - **Publish**: [`Publish::publish_all`] answers `Ok` only for a job that is durable. An error that says "not accepted"
+//!   is true; what is not known is [`PublishError::OutcomeUnknown`], and a repeat under the same id is harmless.
 //! - **Deliver**: at least once, to one subscription at a time, in bursts. That a job was given out is durable before the
 //!   sink sees it: after a crash it comes again with [`Delivery::given_before`] raised.
 //! - **Settle**: in any order. A receipt of a connection that is gone is dropped: its job comes again.
@@ -13,6 +13,7 @@
 
 pub mod embedded;
 pub mod rabbitmq;
+mod way_in;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -34,8 +35,14 @@ pub struct Outgoing {
 /// The way in.
 #[async_trait]
 pub trait Publish: Send + Sync {
-    /// Resolves when the job is durable, or with what is known otherwise, within [`CONFIRM_TIMEOUT`].
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError>;
+    /// Resolves when each job is durable, or with what is known otherwise, within [`CONFIRM_TIMEOUT`]. Answers in their
+    /// order. None keeps another from being published.
+    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>>;
+
+    /// The same for a single job.
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        self.publish_all(vec![job]).await.pop().unwrap_or(Err(PublishError::OutcomeUnknown))
+    }
 
     /// Whether a publish would be taken now; if not, why.
     fn health(&self) -> Result<(), String>;

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::{future::join_all, stream};
+use futures_util::stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -423,33 +423,32 @@ impl Batch {
         // Each was counted when it was read: a bad one has cost something too.
         let sender = self.caller.after_counting();
         let read: Vec<_> = items.iter().map(|item| self.read(item)).collect();
-        let submitted = read.into_iter().map(|item| async {
+        let check = |item: Result<Item<'_>, Problem>| {
             let item = item?;
-            let body = item.body.map_or(b"{}".as_slice(), |body| body.get().as_bytes());
-            let submission = Submission {
+            self.gateway.check(Submission {
                 caller: &sender,
                 kind: &item.kind,
                 format: Format::Json,
-                body,
+                body: item.body.map_or(b"{}".as_slice(), |body| body.get().as_bytes()),
                 name: item.key.as_deref().map_or(Name::None, Name::Key),
                 when: request::when_of(item.delay.as_deref(), item.run_at.as_deref())?,
                 source: sender.name(),
                 trace: None,
-            };
-            self.gateway.submit(submission).await
-        });
+            })
+        };
+        let checked = read.into_iter().map(check).collect();
         let verdict = |(index, submitted): (usize, Result<Submitted, Problem>)| match submitted {
             Ok(Submitted { id, kind, state, replayed, .. }) => {
                 Verdict::Taken { index, status: StatusCode::ACCEPTED.as_u16(), id, kind, state, replayed }
             }
             Err(problem) => Verdict::Refused { index, problem: problem.item() },
         };
-        (first..).zip(join_all(submitted).await).map(verdict).collect()
+        (first..).zip(self.gateway.take_all(checked).await).map(verdict).collect()
     }
 
     fn read<'a>(&mut self, item: &'a Piece) -> Result<Item<'a>, Problem> {
         self.caller.count(1)?;
-        let text = item.as_ref().map_err(Problem::again)?;
+        let text = item.as_ref().map_err(Problem::clone)?;
         let refused = |status, code, why: &str| {
             let detail = format!("the item is no object of kind, body, key, delay and run_at: {why}");
             Problem::new(status, code, detail)

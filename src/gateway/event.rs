@@ -9,7 +9,6 @@ mod data;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use futures_util::future::join_all;
 use http::StatusCode;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -155,9 +154,10 @@ impl Gateway {
     /// Takes an event that was checked: `Ok` only when every job that it becomes is durable. Nothing of it was published
     /// so far, and nothing is refused from here on.
     pub(super) async fn take_event(&self, CheckedEvent(checked): CheckedEvent) -> Result<Taken, Problem> {
-        let all = checked.into_iter().map(async |(route, checked)| (route, self.take(checked).await));
+        let (routes, checked): (Vec<_>, Vec<_>) =
+            checked.into_iter().map(|(route, checked)| (route, Ok(checked))).unzip();
         let (mut jobs, mut problems) = (Vec::new(), Vec::new());
-        for (route, taken) in join_all(all).await {
+        for (route, taken) in routes.into_iter().zip(self.take_all(checked).await) {
             match taken {
                 Ok(Submitted { id, kind, state, .. }) => jobs.push(TakenJob { id, kind, state, route }),
                 Err(problem) => problems.push(problem),

@@ -29,7 +29,7 @@ pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 pub const STORE_UNAVAILABLE: &str = "store_unavailable";
 
 /// A request that cannot be served, and why.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
     code: &'static str,
@@ -146,11 +146,6 @@ impl Problem {
     pub fn item(self) -> Item {
         let Self { status, code, detail, errors, job, .. } = self;
         Item { status: status.as_u16(), code, detail, errors, job }
-    }
-
-    /// The same once more.
-    pub fn again(&self) -> Self {
-        Self { errors: self.errors.clone(), ..Self::new(self.status, self.code, self.detail.clone()) }
     }
 
     /// The same, for a client that looks for its sentence under `message`.

@@ -29,6 +29,8 @@ pub(super) const FURTHEST: Duration = Duration::from_hours(24 * 366);
 /// How long whoever sends a job with a delay waits for the database. A little longer than a connection to it is waited for:
 /// where there is none, the job is surely not accepted.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Before jobs that met others at their rows are put into the database again.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// How far a due time may lie behind.
 const LATEST: SignedDuration = SignedDuration::from_hours(24);
 
@@ -106,13 +108,18 @@ pub(super) struct Checked {
     submitted: Submitted,
 }
 
-impl Gateway {
-    /// Accepts a job: `Ok` only when it is durable.
-    pub async fn submit(&self, submission: Submission<'_>) -> Result<Submitted, Problem> {
-        let checked = self.check(submission)?;
-        self.take(checked).await
-    }
+/// A job that is on its way: its place among those that are taken together, and what is answered once it is durable.
+struct Promised {
+    place: usize,
+    submitted: Submitted,
+    /// Of its body, if it has an idempotency key.
+    digest: Option<[u8; 32]>,
+}
 
+/// What became of jobs: durable, there before them, or neither and why.
+type Kept = Vec<(Promised, Result<Option<Known>, Problem>)>;
+
+impl Gateway {
     /// Checks a job and names it. Nothing is taken yet.
     pub(super) fn check(&self, submission: Submission<'_>) -> Result<Checked, Problem> {
         submission.caller.count(1)?;
@@ -151,65 +158,116 @@ impl Gateway {
 
     /// Takes a job that was checked: `Ok` only when it is durable.
     pub(super) async fn take(&self, checked: Checked) -> Result<Submitted, Problem> {
-        let Checked { envelope, body, due, submitted } = checked;
+        let taken = self.take_all(vec![Ok(checked)]).await.pop();
+        // One was put in, so one comes out.
+        taken.unwrap_or_else(|| Err(Problem::publish(&PublishError::OutcomeUnknown)))
+    }
+
+    /// Takes jobs together, and answers each in its place: `Ok` only when it is durable. Those that were refused before
+    /// stay so.
+    pub(super) async fn take_all(&self, checked: Vec<Result<Checked, Problem>>) -> Vec<Result<Submitted, Problem>> {
         // The request may be let go by now; what waits for the broker is bounded all the same.
-        let mut room = Room::default();
-        room.hold(body.len())?;
-        let (id, key) = (envelope.id, envelope.key);
-        if let Key::Digest(digest) = key
-            && let Some(before) = self.recent.digest(id)
-        {
-            return repeated(submitted, before == digest);
-        }
-        let submitted = match due {
-            None => self.publish(envelope, body, submitted).await?,
-            Some(due) => self.schedule(NewJob { envelope, body, due, parent: None }, submitted).await?,
-        };
-        if let Key::Digest(digest) = key {
-            self.recent.accepted(id, digest);
-        }
-        Ok(submitted)
-    }
-
-    async fn publish(&self, envelope: Envelope, body: Vec<u8>, submitted: Submitted) -> Result<Submitted, Problem> {
-        crash_point!("gateway: not published");
-        match self.broker.publish(Outgoing { envelope, body }).await {
-            Ok(()) => {
-                crash_point!("gateway: confirmed, not answered");
-                Ok(submitted)
+        let (mut room, mut bytes) = (Room::default(), 0);
+        let (mut now, mut later, mut taken) = (Vec::new(), Vec::new(), Vec::with_capacity(checked.len()));
+        for (place, checked) in checked.into_iter().enumerate() {
+            let held = checked.and_then(|checked| room.hold(bytes + checked.body.len()).map(|()| checked));
+            let Checked { envelope, body, due, submitted } = match held {
+                Ok(checked) => checked,
+                Err(problem) => {
+                    taken.push((place, Err(problem)));
+                    continue;
+                }
+            };
+            let digest = envelope.key.digest().copied();
+            if let Some(digest) = digest
+                && let Some(before) = self.recent.digest(envelope.id)
+            {
+                taken.push((place, repeated(submitted, before == digest)));
+                continue;
             }
-            Err(error) => {
-                let problem = Problem::publish(&error);
+            bytes += body.len();
+            let promised = Promised { place, submitted, digest };
+            match due {
+                None => now.push((promised, Outgoing { envelope, body })),
+                Some(due) => later.push((promised, NewJob { envelope, body, due, parent: None })),
+            }
+        }
+        let (now, later) = tokio::join!(self.publish(now), self.schedule(later));
+        for (Promised { place, submitted, digest }, before) in now.into_iter().chain(later) {
+            let kept = match before {
+                Ok(None) => Ok(submitted),
+                Ok(Some(Known { state, digest: before, .. })) => {
+                    repeated(Submitted { state, ..submitted }, digest == before)
+                }
                 // Its id leaves the gateway only where the job may have been accepted.
-                let unknown = error == PublishError::OutcomeUnknown;
-                Err(if unknown { problem.about(submitted.id) } else { problem })
+                Err(problem) if problem.code() == OUTCOME_UNKNOWN => Err(problem.about(submitted.id)),
+                Err(problem) => Err(problem),
+            };
+            if let (Ok(Submitted { id, .. }), Some(digest)) = (&kept, digest) {
+                self.recent.accepted(*id, digest);
             }
+            taken.push((place, kept));
         }
+        taken.sort_unstable_by_key(|(place, _)| *place);
+        taken.into_iter().map(|(_, taken)| taken).collect()
     }
 
-    /// A job with a due time goes into the store, and leaves it through the dispatcher.
-    async fn schedule(&self, job: NewJob, submitted: Submitted) -> Result<Submitted, Problem> {
-        let id = submitted.id;
-        let inserted = timeout(PATIENCE, self.store.insert(std::slice::from_ref(&job))).await;
+    async fn publish(&self, jobs: Vec<(Promised, Outgoing)>) -> Kept {
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let (promised, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        crash_point!("gateway: not published");
+        let published = self.broker.publish_all(jobs).await;
+        if published.contains(&Ok(())) {
+            crash_point!("gateway: confirmed, not answered");
+        }
+        let told = published.iter().map(|published| match published {
+            Ok(()) => Ok(None),
+            Err(error) => Err(Problem::publish(error)),
+        });
+        promised.into_iter().zip(told).collect()
+    }
+
+    /// Jobs with a due time go into the store, and leave it through the dispatcher.
+    async fn schedule(&self, jobs: Vec<(Promised, NewJob)>) -> Kept {
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let (promised, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
+        let inserted = timeout(PATIENCE, self.insert(&jobs)).await;
         let inserted = inserted.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())));
-        let before = inserted.map_err(|error| match error {
-            StoreError::Unavailable(_) => {
+        let problem = match inserted {
+            Ok(before) => return promised.into_iter().zip(before.into_iter().map(Ok)).collect(),
+            // One among many: halve until it stands alone.
+            Err(StoreError::Data(_)) if jobs.len() > 1 => {
+                let mut first: Vec<_> = promised.into_iter().zip(jobs).collect();
+                let second = first.split_off(first.len() / 2);
+                let (mut first, second) = tokio::join!(Box::pin(self.schedule(first)), Box::pin(self.schedule(second)));
+                first.extend(second);
+                return first;
+            }
+            Err(error @ StoreError::Unavailable(_)) => {
                 let detail = "the database did not answer in time; the job may have been accepted. Repeat the request \
                               with the same Idempotency-Key: if it was, the repeat is the same job";
-                Problem::store(&error, OUTCOME_UNKNOWN, detail).about(id)
+                Problem::store(&error, OUTCOME_UNKNOWN, detail)
             }
-            StoreError::NoRoom(_) => Problem::publish(&PublishError::NoRoom),
-            error => {
+            Err(StoreError::NoRoom(_)) => Problem::publish(&PublishError::NoRoom),
+            Err(error) => {
                 let detail =
                     "a job with a delay is kept in the database, which cannot take it now; it was not accepted";
                 Problem::store(&error, STORE_UNAVAILABLE, detail)
             }
-        });
-        match before?.pop().flatten() {
-            None => Ok(submitted),
-            Some(Known { state, digest, .. }) => {
-                let same = job.envelope.key.digest() == digest.as_ref();
-                repeated(Submitted { state, ..submitted }, same)
+        };
+        promised.into_iter().map(|promised| (promised, Err(problem.clone()))).collect()
+    }
+
+    /// Puts jobs into the store. Others that are at the same rows are waited for.
+    async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Option<Known>>, StoreError> {
+        loop {
+            match self.store.insert(jobs).await {
+                Err(StoreError::Conflict(_)) => tokio::time::sleep(CONFLICT_PAUSE).await,
+                told => return told,
             }
         }
     }

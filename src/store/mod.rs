@@ -6,6 +6,7 @@
 //! - **The fence.** A completion is recorded if there is no row, or the row is of the same tenant, not terminal, and its
 //!   run is not higher. What loses is not an error: its job has moved on.
 //! - **One clock.** Due times are judged by the store's own clock; a delay is added there.
+//! - **A claim ends with what it was for.** Whatever moves a job on takes the claim off its row.
 //! - **No lost wake-up.** What makes a job due within a second wakes the dispatcher that waits on [`Due::wait`].
 //!
 //! The adapters know no role. They mirror each other's files, and are run by one conformance suite,
@@ -15,6 +16,7 @@ mod keys;
 mod migrations;
 pub mod postgres;
 pub mod sqlite;
+mod turns;
 
 use std::{error::Error, ops::Range, sync::Arc, time::Duration};
 
@@ -72,7 +74,8 @@ pub trait Record: Send {
 /// What the roles ask of single jobs.
 #[async_trait]
 pub trait Jobs: Send + Sync {
-    /// Puts jobs into the store that begin their life there. Answers, for each in order, the row that was there before.
+    /// Puts jobs into the store that begin their life there. Answers, for each in order, the row that was there before: for
+    /// the second of two with the same id, that of the first.
     async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Option<Known>>, StoreError>;
 
     /// What is known of jobs, for the fence: the rows among these ids.
@@ -217,7 +220,7 @@ pub trait Due: Send + Sync {
     async fn claim(&self, limit: usize, lease: Duration, except: &[Kind]) -> Result<Claim, StoreError>;
 
     /// These were published: `queued`, unless they have moved on. Answers how many had not.
-    async fn published(&self, token: Uuid, jobs: &[(Uuid, u32)]) -> Result<u64, StoreError>;
+    async fn published(&self, token: Uuid, ids: &[Uuid]) -> Result<u64, StoreError>;
 
     /// These were not published: due at once, for anyone.
     async fn release(&self, token: Uuid, ids: &[Uuid]) -> Result<(), StoreError>;

@@ -32,7 +32,7 @@ pub const EVENTS_REPEATED: &str = "warren_events_repeated_total";
 pub const QUEUE_WAIT: &str = "warren_queue_wait_seconds";
 /// From the start of an attempt to its end.
 pub const EXECUTION: &str = "warren_execution_seconds";
-/// From a publish to its confirm.
+/// From a publish to its confirm, or to the last confirm of those that were published together.
 pub const PUBLISH_CONFIRM: &str = "warren_publish_confirm_seconds";
 /// How long it takes to claim jobs that are due.
 pub const CLAIM: &str = "warren_claim_seconds";
@@ -80,7 +80,11 @@ pub(super) fn describe() {
     describe_counter!(EVENTS_REPEATED, "Events of SDKs that a request held twice");
     describe_histogram!(QUEUE_WAIT, Unit::Seconds, "From a job's acceptance to its first start");
     describe_histogram!(EXECUTION, Unit::Seconds, "From the start of an attempt to its end");
-    describe_histogram!(PUBLISH_CONFIRM, Unit::Seconds, "From a publish to its confirm");
+    describe_histogram!(
+        PUBLISH_CONFIRM,
+        Unit::Seconds,
+        "From a publish to its confirm, or to the last of those published together"
+    );
     describe_histogram!(CLAIM, Unit::Seconds, "How long it takes to claim jobs that are due");
     describe_histogram!(SCHEDULE_LAG, Unit::Seconds, "From a job's due time to its publish");
     describe_gauge!(QUEUE_DEPTH, "Jobs that wait in the broker");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use crate::harness::{
     http::{Http, parts},
@@ -55,6 +56,44 @@ async fn every_item_is_answered_and_a_bad_one_spoils_no_other() {
         }
     }
     assert_eq!((array["accepted"].as_u64(), array["refused"].as_u64()), (Some(3), Some(7)));
+}
+
+async fn one_row_that_cannot_be_read(installation: Installation) {
+    let up = installation.up(&[]);
+    let http = Http::to(up.gateway());
+    let later = |key: &str| json!({ "kind": "warren.probe", "key": key, "delay": "1h" });
+    let (_, first) = parts(http.post("/v1/jobs").json(&json!([later("bad")])).send().await.unwrap()).await;
+    let id = first["results"][0]["id"].as_str().unwrap();
+    match installation.servers() {
+        Some((_, database)) => {
+            let mut connection = PgConnection::connect(&database.url).await.unwrap();
+            let spoil = sqlx::query("UPDATE jobs SET tenant = 'no tenant!' WHERE id = $1::uuid").bind(id);
+            assert_eq!(spoil.execute(&mut connection).await.unwrap().rows_affected(), 1);
+        }
+        None => {
+            let url = format!("sqlite://{}/warren.db", installation.data().display());
+            let mut connection = SqliteConnection::connect(&url).await.unwrap();
+            let spoil = sqlx::query("UPDATE jobs SET tenant = 'no tenant!' WHERE hex(id) = upper(replace(?, '-', ''))");
+            assert_eq!(spoil.bind(id).execute(&mut connection).await.unwrap().rows_affected(), 1);
+        }
+    }
+    // A process that remembers nothing of it.
+    drop(up);
+    let other = installation.up(&[]);
+    let http = Http::to(other.gateway());
+    let items = [later("a"), later("bad"), later("b"), json!({ "kind": "warren.probe" }), later("c")];
+    let (_, array) = parts(http.post("/v1/jobs").json(&items).send().await.unwrap()).await;
+    let results = array["results"].as_array().unwrap();
+    assert_eq!(statuses(results), [202, 503, 202, 202, 202], "{array}");
+    assert_eq!(results[1]["code"], "store_unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_item_that_meets_a_row_that_cannot_be_read_spoils_no_other() {
+    one_row_that_cannot_be_read(Installation::embedded("")).await;
+    if let Some(installation) = Installation::on_servers("").await {
+        one_row_that_cannot_be_read(installation).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

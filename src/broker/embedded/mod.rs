@@ -22,9 +22,9 @@ use async_trait::async_trait;
 use sqlx::{Row as _, SqliteConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::{line::Line, publish::Publisher, queue::Queue};
+use self::{line::Line, queue::Queue};
 use crate::{
-    broker::{Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
+    broker::{Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription, way_in::WayIn},
     job::Kind,
     sqlite::{Database, WriteError},
 };
@@ -32,7 +32,7 @@ use crate::{
 /// The broker in one SQLite file.
 pub struct Embedded {
     shared: Arc<Shared>,
-    publisher: Publisher,
+    way_in: WayIn,
     _pumping: DropGuard,
 }
 
@@ -76,8 +76,8 @@ impl Embedded {
                 shared.queue(&kind).published(last, count);
             }
         }
-        let publisher = Publisher::open(shared.clone());
-        Ok(Self { shared, publisher, _pumping: stop.drop_guard() })
+        let way_in = publish::open(shared.clone());
+        Ok(Self { shared, way_in, _pumping: stop.drop_guard() })
     }
 
     /// Writes down what is out, exactly, so that the next process counts no more than that as given out. To be called
@@ -126,8 +126,8 @@ async fn recover(connection: &mut SqliteConnection) -> sqlx::Result<Vec<Left>> {
 
 #[async_trait]
 impl Publish for Embedded {
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        self.publisher.publish(job).await
+    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
+        self.way_in.publish_all(jobs).await
     }
 
     fn health(&self) -> Result<(), String> {

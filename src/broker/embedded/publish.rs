@@ -2,10 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    oneshot,
-};
+use tokio::sync::mpsc;
 use tracing::error;
 
 use super::{
@@ -13,7 +10,10 @@ use super::{
     rows::{self, Row},
 };
 use crate::{
-    broker::{Outgoing, PublishError},
+    broker::{
+        PublishError,
+        way_in::{Waiting, WayIn},
+    },
     crash_point,
     job::{Kind, chain},
     sqlite::WriteError,
@@ -24,37 +24,20 @@ const WAITING: usize = 4096;
 /// How many are written in one go.
 const BURST: usize = 500;
 
-type Answer = oneshot::Sender<Result<(), PublishError>>;
-
-/// The way in.
-pub(super) struct Publisher {
-    line: mpsc::Sender<(Outgoing, Answer)>,
+/// Begins to write. Must be called within a tokio runtime.
+pub(super) fn open(shared: Arc<Shared>) -> WayIn {
+    let (way_in, waiting) = WayIn::new(WAITING);
+    tokio::spawn(write_all(shared, waiting));
+    way_in
 }
 
-impl Publisher {
-    pub(super) fn open(shared: Arc<Shared>) -> Self {
-        let (line, received) = mpsc::channel(WAITING);
-        tokio::spawn(write_all(shared, received));
-        Self { line }
-    }
-
-    pub(super) async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        let (answer, answered) = oneshot::channel();
-        self.line.try_send((job, answer)).map_err(|refused| match refused {
-            TrySendError::Full(_) => PublishError::Busy,
-            TrySendError::Closed(_) => PublishError::Unavailable,
-        })?;
-        answered.await.unwrap_or(Err(PublishError::OutcomeUnknown))
-    }
-}
-
-async fn write_all(shared: Arc<Shared>, mut line: mpsc::Receiver<(Outgoing, Answer)>) {
+async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
     let mut burst = Vec::with_capacity(BURST);
-    while line.recv_many(&mut burst, BURST).await > 0 {
+    while waiting.recv_many(&mut burst, BURST).await > 0 {
         let first = shared.next.fetch_add(i64::try_from(burst.len()).unwrap_or(0), Relaxed);
         let (rows, answers): (Vec<_>, Vec<_>) = (first..)
             .zip(burst.drain(..))
-            .map(|(seq, (job, answer))| (Row { seq, head: rows::head(&job.envelope), job }, answer))
+            .map(|(seq, Waiting { job, answer, .. })| (Row { seq, head: rows::head(&job.envelope), job }, answer))
             .unzip();
         let rows: Arc<[Row]> = rows.into();
         let work = rows.clone();
@@ -76,8 +59,8 @@ async fn write_all(shared: Arc<Shared>, mut line: mpsc::Receiver<(Outgoing, Answ
                 Err(refusal(&error))
             }
         };
-        for waiting in answers {
-            _ = waiting.send(answer.clone());
+        for waits in answers {
+            waits.send(answer.clone());
         }
     }
 }

@@ -3,7 +3,12 @@
 //! lapin can recover connections by itself, and then a consumer hangs for ever after some errors; so its recovery stays
 //! off, and whoever uses a [`Link`] makes its channels anew on each new connection.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
@@ -14,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::cork::Cork;
 use crate::{job::chain, retry::Reconnect};
 
 /// How long anything that the broker should answer at once may take.
@@ -98,6 +104,7 @@ impl LinkState {
 #[derive(Debug)]
 pub(super) struct Link {
     state: watch::Receiver<LinkState>,
+    cork: Cork,
     renew: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -108,10 +115,10 @@ impl Link {
         let (report, state) = watch::channel(LinkState::Down("not connected yet".into()));
         let stop = CancellationToken::new();
         let renew = Arc::new(Notify::new());
-        let keeper =
-            Keeper { url: url.clone(), name: name.to_owned(), report, renew: renew.clone(), stop: stop.clone() };
+        let (cork, url, name) = (Cork::default(), url.clone(), name.to_owned());
+        let keeper = Keeper { url, name, cork: cork.clone(), report, renew: renew.clone(), stop: stop.clone() };
         tokio::spawn(keeper.run());
-        Self { state, renew, stop }
+        Self { state, cork, renew, stop }
     }
 
     /// The state now, and a way to wait for the next one.
@@ -136,6 +143,12 @@ impl Link {
         Some(within(self.connection().await?.create_channel()).await)
     }
 
+    /// Holds back what is written to the broker until what is answered is dropped, so that it goes together. Not to be held
+    /// across anything that waits.
+    pub(super) fn hold_writes(&self) -> MutexGuard<'_, ()> {
+        self.cork.hold()
+    }
+
     /// Gives the present connection up for a new one.
     pub(super) fn renew(&self) {
         self.renew.notify_one();
@@ -155,8 +168,12 @@ impl Drop for Link {
 
 /// A connection outside of any link, for administration: used and closed.
 pub(super) async fn connect(url: &AmqpUrl, name: &str) -> lapin::Result<Connection> {
+    connect_corked(url, name, &Cork::default()).await
+}
+
+async fn connect_corked(url: &AmqpUrl, name: &str, cork: &Cork) -> lapin::Result<Connection> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    within(Connection::connect_uri(url.with_our_settings(), properties)).await
+    within(Connection::connect_uri_with_runtime(url.with_our_settings(), properties, cork.runtime())).await
 }
 
 /// Closes a connection, but waits no longer than a moment: a blocked one writes nothing, not even its end.
@@ -178,6 +195,7 @@ pub(super) async fn within<T>(call: impl Future<Output = lapin::Result<T>>) -> l
 struct Keeper {
     url: AmqpUrl,
     name: String,
+    cork: Cork,
     report: watch::Sender<LinkState>,
     renew: Arc<Notify>,
     stop: CancellationToken,
@@ -188,7 +206,7 @@ impl Keeper {
         let mut pauses = Reconnect::new();
         while !self.stop.is_cancelled() {
             let made = tokio::select! {
-                made = connect(&self.url, &self.name) => made,
+                made = connect_corked(&self.url, &self.name, &self.cork) => made,
                 () = self.stop.cancelled() => break,
             };
             let reason = match made {

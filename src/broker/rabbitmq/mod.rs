@@ -4,6 +4,7 @@
 
 mod connection;
 mod consume;
+mod cork;
 mod envelope;
 mod ledger;
 pub mod management;
@@ -26,12 +27,12 @@ pub use self::{
 use self::{
     connection::{Link, LinkState},
     consume::Line,
-    publish::{Broken, Publisher},
+    publish::Broken,
     topology::{Names, Piece, Plan, TopologyError},
     watch::Questions,
 };
 use crate::{
-    broker::{Leftovers, Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription},
+    broker::{Leftovers, Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription, way_in::WayIn},
     job::{Kind, chain},
 };
 
@@ -64,7 +65,7 @@ impl Settings {
 pub struct Producer {
     link: Arc<Link>,
     names: Names,
-    publisher: Publisher,
+    way_in: WayIn,
     broken: Arc<Broken>,
     questions: Arc<Questions>,
     management: Option<Management>,
@@ -78,20 +79,20 @@ impl Producer {
         let link = Arc::new(Link::open(&settings.url, &format!("{} publish", settings.client)));
         let names = Names::new(&settings.prefix);
         let broken = Arc::new(channel::channel(Some("the queues have not been looked at yet".into())).0);
-        let publisher = Publisher::open(link.clone(), &names.jobs(), broken.clone());
+        let way_in = publish::open(link.clone(), &names.jobs(), broken.clone());
         let questions = Arc::new(Questions::new(link.clone()));
         let stop = CancellationToken::new();
         let watching = questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(watching));
         let management = settings.management();
-        Self { link, names, publisher, broken, questions, management, _watching: stop.drop_guard() }
+        Self { link, names, way_in, broken, questions, management, _watching: stop.drop_guard() }
     }
 }
 
 #[async_trait]
 impl Publish for Producer {
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        self.publisher.publish(job).await
+    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
+        self.way_in.publish_all(jobs).await
     }
 
     fn is_blocked(&self) -> bool {

@@ -5,7 +5,7 @@
 //! own confirm. It also judges, since it alone sees them all: a confirm that is late, a message that came back, and a
 //! broker that takes nothing.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, iter, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -18,10 +18,7 @@ use lapin::{
     types::ShortString,
 };
 use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot, watch,
-    },
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 use tracing::{error, warn};
@@ -32,7 +29,10 @@ use super::{
     ledger::Ledger,
 };
 use crate::{
-    broker::{CONFIRM_TIMEOUT, Outgoing, PublishError},
+    broker::{
+        CONFIRM_TIMEOUT, Outgoing, PublishError,
+        way_in::{Waiting, WayIn},
+    },
     crash_point,
     job::chain,
     retry::Reconnect,
@@ -55,49 +55,16 @@ const LONGEST_WITHOUT: Duration = Duration::from_secs(10);
 /// How long a channel may take to answer that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
-pub(super) type Answer = oneshot::Sender<Result<(), PublishError>>;
-
-struct Waiting {
-    job: Outgoing,
-    since: Instant,
-    answer: Answer,
-}
-
-/// The way into RabbitMQ.
-#[derive(Debug)]
-pub(super) struct Publisher {
-    line: mpsc::Sender<Waiting>,
-}
-
 /// Whether the broker's topology is as it must be; `Some` says how it is not.
 pub(super) type Broken = watch::Sender<Option<String>>;
 
-impl Publisher {
-    /// Begins to publish. Must be called within a tokio runtime.
-    pub(super) fn open(link: Arc<Link>, exchange: &str, broken: Arc<Broken>) -> Self {
-        let (line, received) = mpsc::channel(WAITING);
-        let owner = Owner {
-            state: link.watch(),
-            link,
-            exchange: exchange.into(),
-            broken,
-            line: received,
-            waiting: VecDeque::new(),
-        };
-        tokio::spawn(owner.run());
-        Self { line }
-    }
-
-    pub(super) async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { job, since: Instant::now(), answer };
-        self.line.try_send(waiting).map_err(|refused| match refused {
-            TrySendError::Full(_) => PublishError::Busy,
-            TrySendError::Closed(_) => PublishError::Unavailable,
-        })?;
-        // An answer that is dropped was that of a job on a channel that was lost.
-        answered.await.unwrap_or(Err(PublishError::OutcomeUnknown))
-    }
+/// Begins to publish. Must be called within a tokio runtime.
+pub(super) fn open(link: Arc<Link>, exchange: &str, broken: Arc<Broken>) -> WayIn {
+    let (way_in, gathering) = WayIn::new(WAITING);
+    let owner =
+        Owner { state: link.watch(), link, exchange: exchange.into(), broken, gathering, waiting: VecDeque::new() };
+    tokio::spawn(owner.run());
+    way_in
 }
 
 struct Owner {
@@ -105,7 +72,7 @@ struct Owner {
     state: watch::Receiver<LinkState>,
     broken: Arc<Broken>,
     exchange: ShortString,
-    line: mpsc::Receiver<Waiting>,
+    gathering: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
 }
 
@@ -162,7 +129,7 @@ impl Owner {
             let impatient = self.impatient_at();
             tokio::select! {
                 value = &mut until => return Some(value),
-                job = self.line.recv() => self.waiting.push_back(job?),
+                job = self.gathering.recv() => self.waiting.push_back(job?),
                 () = sleep_until(impatient) => self.turn_away(&PublishError::Unavailable),
             }
         }
@@ -179,7 +146,7 @@ impl Owner {
         let now = Instant::now();
         while self.impatient_at().is_some_and(|at| now >= at) {
             if let Some(waiting) = self.waiting.pop_front() {
-                _ = waiting.answer.send(Err(error.clone()));
+                waiting.answer.send(Err(error.clone()));
             }
         }
     }
@@ -203,6 +170,8 @@ impl Owner {
         let mut topology = self.broken.subscribe();
         let mut heard_at = Instant::now();
         let (mut confirmed_at, mut unblocked_at) = (heard_at, heard_at);
+        // Confirms that came while jobs were written.
+        let mut came = VecDeque::new();
         let (mut sign_of_life, mut asking) = (OptionFuture::<BoxFuture<'static, bool>>::default(), false);
         loop {
             if self.obstacle().is_none() {
@@ -211,15 +180,19 @@ impl Owner {
                 if ledger.owed() == 0 {
                     heard_at = now;
                 }
-                // Polled for the first time by this one task and in this order, and before the connection's own thread
-                // gets to it: so they are numbered in order, and go out with one system call.
                 for Waiting { job, answer, .. } in self.waiting.drain(..room) {
                     if ledger.is_stuck(&job.envelope.kind) {
-                        _ = answer.send(Err(PublishError::Stuck));
+                        answer.send(Err(PublishError::Stuck));
                         continue;
                     }
                     let number = ledger.wrote(now, job.envelope.kind.clone(), answer);
                     confirms.push(send(channel, self.exchange.clone(), job, number));
+                }
+                if room > 0 {
+                    // Polled for the first time by this one task and in this order, so they are numbered in order; and
+                    // while the connection's own thread waits, if it is not writing already, so they go out together.
+                    let _held = self.link.hold_writes();
+                    came.extend(iter::from_fn(|| confirms.next().now_or_never().flatten()));
                 }
             }
             let blocked = matches!(&*self.state.borrow(), LinkState::Blocked(..));
@@ -229,7 +202,7 @@ impl Owner {
             let alarm = self.impatient_at().into_iter().chain(late).chain(silent).min();
             tokio::select! {
                 biased;
-                Some(first) = confirms.next() => {
+                Some(first) = async { if came.is_empty() { confirms.next().await } else { came.pop_front() } } => {
                     heard_at = Instant::now();
                     confirmed_at = heard_at;
                     // The broker confirms many at once.
@@ -237,14 +210,18 @@ impl Owner {
                     while let Some((number, confirmed)) = next {
                         let answer = ledger.confirmed(number);
                         match self.verdict(channel, confirmed) {
-                            Ok(answered) => _ = answer.map(|answer| answer.send(answered)),
+                            Ok(verdict) => {
+                                if let Some(answer) = answer {
+                                    answer.send(verdict);
+                                }
+                            }
                             Err(end) => return end,
                         }
-                        next = confirms.next().now_or_never().flatten();
+                        next = came.pop_front().or_else(|| confirms.next().now_or_never().flatten());
                     }
                     pauses.reset();
                 }
-                count = self.line.recv_many(&mut gathered, BURST), if self.waiting.len() < BURST => {
+                count = self.gathering.recv_many(&mut gathered, BURST), if self.waiting.len() < BURST => {
                     if count == 0 {
                         return End::Closed;
                     }

@@ -23,7 +23,6 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -243,7 +242,7 @@ impl Gateway {
             let checked: Vec<_> = events
                 .iter()
                 .map(|event| {
-                    let said = event.as_ref().map_err(Problem::again)?;
+                    let said = event.as_ref().map_err(Problem::clone)?;
                     let id = said.message_id.as_deref();
                     if id.is_some_and(|id| seen.contains(id)) {
                         return Err(repeated());
@@ -253,7 +252,7 @@ impl Gateway {
                     Ok(checked)
                 })
                 .collect();
-            let submitted = join_all(checked.into_iter().map(async |checked| self.take(checked?).await)).await;
+            let submitted = self.take_all(checked).await;
             let mut transient = None;
             for (place, (event, submitted)) in events.iter().zip(submitted).enumerate() {
                 match submitted {

@@ -44,6 +44,12 @@ impl FromStr for PgUrl {
                 ("tcp_keepalives_idle", "10"),
                 ("tcp_keepalives_interval", "5"),
                 ("tcp_keepalives_count", "3"),
+                // A plan that was made while the table was empty is kept until it has been analyzed, which can take a minute
+                // in which a million rows came: none of our statements may prefer to read all of `jobs`.
+                ("enable_seqscan", "off"),
+                // Where a small table can only be read whole, that counts as so dear now that the plan would be compiled,
+                // for a quarter of a second.
+                ("jit", "off"),
                 // The ROLLBACK after every release says each time that there is nothing to roll back.
                 ("client_min_messages", "error"),
             ])
@@ -55,7 +61,7 @@ impl FromStr for PgUrl {
 impl PgUrl {
     /// The same place, for work that may rightly take long.
     pub(super) fn without_timeouts(&self) -> Self {
-        Self(self.0.clone().options([("statement_timeout", "0"), ("lock_timeout", "0")]))
+        Self(self.0.clone().options([("statement_timeout", "0"), ("lock_timeout", "0"), ("enable_seqscan", "on")]))
     }
 
     /// A connection that belongs to one lane.
@@ -132,6 +138,8 @@ pub(super) fn classify(error: sqlx::Error) -> StoreError {
             return StoreError::Data(error.into());
         }
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => return StoreError::NotReached(error.into()),
+        // It was there a moment ago.
+        sqlx::Error::RowNotFound => return StoreError::Conflict(error.into()),
         _ => return StoreError::Unavailable(error.into()),
     };
     match code.as_bytes() {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Postgres, connect::detached, time::Timestamptz};
 use crate::{
     job::{Completion, Due, Envelope, Key, Kind, Micros, NewJob, State, Suspicion, Tenant, Trace},
-    store::{AttemptRecord, Filter, JobRecord, Jobs, Known, SOON, StoreError, Transition},
+    store::{AttemptRecord, Filter, JobRecord, Jobs, Known, SOON, StoreError, Transition, turns::Turns},
 };
 
 /// Wakes the dispatchers. Sent within the transaction that makes something due soon.
@@ -235,16 +235,16 @@ impl Jobs for Postgres {
         detached(async move {
             let mut connection = connection;
             let mut transaction = connection.begin().await?;
-            let new = insert_new(&mut transaction, &jobs.iter().collect::<Vec<_>>()).await?;
-            let ids: Vec<_> = jobs.iter().map(|job| job.envelope.id).collect();
-            let old = if new.len() == ids.len() {
-                Vec::new()
-            } else {
-                let old: Vec<_> = ids.iter().copied().filter(|id| !new.contains(id)).collect();
-                lookup(&mut transaction, &old).await?
-            };
+            // By their ids, so that two that put the same jobs in do not wait for each other in a circle.
+            let mut sorted: Vec<_> = jobs.iter().collect();
+            sorted.sort_by_key(|job| job.envelope.id);
+            let new = insert_new(&mut transaction, &sorted).await?;
+            let turns = Turns::new(jobs.iter().map(|job| job.envelope.id), new);
+            let known = turns.known();
+            let rows = if known.is_empty() { Vec::new() } else { lookup(&mut transaction, &known).await? };
+            let told = turns.answer(&rows)?;
             transaction.commit().await?;
-            Ok(ids.iter().map(|id| old.iter().find(|known| known.id == *id).cloned()).collect())
+            Ok(told)
         })
         .await
     }

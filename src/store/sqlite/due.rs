@@ -92,21 +92,20 @@ impl Due for Sqlite {
         )
     }
 
-    async fn published(&self, token: Uuid, jobs: &[(Uuid, u32)]) -> Result<u64, StoreError> {
-        let jobs: Arc<[(Uuid, u32)]> = jobs.into();
+    async fn published(&self, token: Uuid, ids: &[Uuid]) -> Result<u64, StoreError> {
+        let ids: Arc<[Uuid]> = ids.into();
         written(
             self.database
                 .write(move |connection| {
-                    let jobs = jobs.clone();
+                    let ids = ids.clone();
                     Box::pin(async move {
                         let mut queued = 0;
-                        for (id, run) in jobs.iter() {
+                        for id in ids.iter() {
                             let done = sqlx::query(
                                 "UPDATE jobs SET state = 'queued', due_at = NULL, claim = NULL, claimed_until = NULL
-                                 WHERE id = ? AND run = ? AND claim = ? AND state IN ('scheduled', 'retrying')",
+                                 WHERE id = ? AND claim = ? AND state IN ('scheduled', 'retrying')",
                             )
                             .bind(id)
-                            .bind(run)
                             .bind(token)
                             .execute(&mut *connection)
                             .await?;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock,
     job::{Completion, Due, Envelope, Key, Kind, Micros, NewJob, State, Suspicion, Tenant, Trace},
-    store::{AttemptRecord, Filter, JobRecord, Jobs, Known, SOON, StoreError, Transition},
+    store::{AttemptRecord, Filter, JobRecord, Jobs, Known, SOON, StoreError, Transition, turns::Turns},
 };
 
 /// How many ids stand in one statement.
@@ -102,11 +102,11 @@ pub(super) fn with_ids(head: &'static str, ids: &[Uuid]) -> QueryBuilder<Dialect
     query
 }
 
-async fn lookup(readers: &SqlitePool, ids: &[Uuid]) -> sqlx::Result<Vec<Known>> {
+async fn lookup(connection: &mut SqliteConnection, ids: &[Uuid]) -> sqlx::Result<Vec<Known>> {
     let mut known = Vec::new();
     for ids in ids.chunks(IDS) {
         let mut query = with_ids("SELECT id, tenant, state, run, fingerprint FROM jobs WHERE id IN ", ids);
-        for row in query.build().persistent(false).fetch_all(readers).await? {
+        for row in query.build().persistent(false).fetch_all(&mut *connection).await? {
             known.push(Known {
                 id: row.try_get("id")?,
                 tenant: tenant(&row)?,
@@ -235,29 +235,29 @@ impl Sqlite {
 #[async_trait]
 impl Jobs for Sqlite {
     async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Option<Known>>, StoreError> {
-        let ids: Vec<_> = jobs.iter().map(|job| job.envelope.id).collect();
         let wakes = wakes(None, jobs);
         let jobs: Arc<[NewJob]> = jobs.into();
-        let new = written(
+        let told = written(
             self.database
                 .write(move |connection| {
                     let jobs = jobs.clone();
-                    Box::pin(
-                        async move { insert_new(connection, &jobs.iter().collect::<Vec<_>>(), clock::now()).await },
-                    )
+                    Box::pin(async move {
+                        let new = insert_new(connection, &jobs.iter().collect::<Vec<_>>(), clock::now()).await?;
+                        let turns = Turns::new(jobs.iter().map(|job| job.envelope.id), new);
+                        turns.answer(&lookup(connection, &turns.known()).await?)
+                    })
                 })
                 .await,
         )?;
         if wakes {
             self.due.notify_one();
         }
-        let old: Vec<_> = ids.iter().copied().filter(|id| !new.contains(id)).collect();
-        let old = read(lookup(self.database.readers(), &old).await)?;
-        Ok(ids.iter().map(|id| old.iter().find(|known| known.id == *id).cloned()).collect())
+        Ok(told)
     }
 
     async fn lookup(&self, ids: &[Uuid]) -> Result<Vec<Known>, StoreError> {
-        read(lookup(self.database.readers(), ids).await)
+        let known = async { lookup(&mut *self.database.readers().acquire().await?, ids).await };
+        read(known.await)
     }
 
     async fn note_conflicts(&self, ids: &[Uuid]) -> Result<(), StoreError> {

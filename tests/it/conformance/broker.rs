@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use uuid::Uuid;
 use warren::{
     broker::{
@@ -115,7 +114,9 @@ impl Fixture {
 
     async fn publish_many(&self, kind: &Kind, count: usize) -> Vec<Envelope> {
         let jobs: Vec<_> = (0..count).map(|_| envelope_of(kind)).collect();
-        join_all(jobs.iter().map(|job| self.publish(job))).await;
+        let together = jobs.iter().map(|envelope| Outgoing { envelope: envelope.clone(), body: BODY.to_vec() });
+        let told = self.way_in().publish_all(together.collect()).await;
+        assert_eq!(told, vec![Ok(()); count]);
         jobs
     }
 
@@ -185,6 +186,7 @@ macro_rules! conformance {
 conformance!(
     what_was_published_comes_out_as_it_went_in,
     jobs_of_one_kind_come_in_order_and_those_of_another_do_not_come,
+    jobs_that_are_published_together_come_in_their_order_however_many,
     a_job_that_was_confirmed_survives_a_crash,
     what_was_not_settled_comes_again_after_a_crash_and_is_counted,
     what_was_settled_does_not_come_again,
@@ -240,6 +242,15 @@ async fn jobs_of_one_kind_come_in_order_and_those_of_another_do_not_come(fixture
     assert_eq!(ids(&basket.take(50).await), expected);
     basket.stays_empty().await;
     assert_eq!(fixture.waiting(&second()).await, 50);
+}
+
+async fn jobs_that_are_published_together_come_in_their_order_however_many(fixture: Fixture) {
+    let (one, other) = (first(), second());
+    let (jobs, others) = tokio::join!(fixture.publish_many(&one, 1500), fixture.publish_many(&other, 700));
+    for (kind, jobs) in [(one, jobs), (other, others)] {
+        let (basket, _line) = fixture.subscribe(&kind, 2000);
+        assert_eq!(ids(&basket.take(jobs.len()).await), jobs.iter().map(|job| job.id).collect::<Vec<_>>());
+    }
 }
 
 async fn a_job_that_was_confirmed_survives_a_crash(fixture: Fixture) {

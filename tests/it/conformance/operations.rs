@@ -146,7 +146,7 @@ pub(super) async fn a_replay_and_a_requeue_take_the_tombstone_away(Fixture { sto
     let queued = envelope();
     store.insert(&[new_job(&queued, NOW)]).await.unwrap();
     let claim = store.claim(10, LATER, &[]).await.unwrap();
-    store.published(claim.token, &[(queued.id, 1)]).await.unwrap();
+    store.published(claim.token, &[queued.id]).await.unwrap();
     assert_eq!(store.cancel(None, queued.id, false).await.unwrap(), Cancelled::Requested);
     assert_eq!(store.requeue(queued.id).await.unwrap(), Transition::Done);
     assert_eq!(store.tombstones(0).await.unwrap(), []);
@@ -162,11 +162,11 @@ pub(super) async fn a_tombstone_is_left_to_the_run_that_counts(Fixture { store, 
     let job = envelope();
     store.insert(&[new_job(&job, NOW)]).await.unwrap();
     let claim = store.claim(10, LATER, &[]).await.unwrap();
-    store.published(claim.token, &[(job.id, 1)]).await.unwrap();
+    store.published(claim.token, &[job.id]).await.unwrap();
     // While its first run hangs somewhere, it is published once more, and then called off.
     assert_eq!(store.requeue(job.id).await.unwrap(), Transition::Done);
     let claim = store.claim(10, LATER, &[]).await.unwrap();
-    store.published(claim.token, &[(job.id, 2)]).await.unwrap();
+    store.published(claim.token, &[job.id]).await.unwrap();
     assert_eq!(store.cancel(None, job.id, false).await.unwrap(), Cancelled::Requested);
     record(store.as_ref(), vec![success(&job)]).await;
     record(store.as_ref(), vec![retry(&job, NOW)]).await;

@@ -103,6 +103,7 @@ conformance!(
     a_claim_is_fair_between_kinds_and_passes_over_those_it_is_told_to,
     whoever_waits_is_woken_by_what_becomes_due_soon,
     a_job_that_is_there_already_is_told_and_not_changed,
+    of_two_that_are_put_in_together_under_one_id_the_second_is_told_of_the_first,
     a_replay_is_another_run_with_its_attempts_at_zero,
     only_a_dead_letter_is_replayed_or_discarded,
     a_conflict_is_noted_on_the_row,
@@ -430,10 +431,10 @@ async fn a_lease_that_lapses_is_taken_by_another_and_its_own_late_confirm_is_not
         (!claim.jobs.is_empty()).then_some(claim)
     })
     .await;
-    assert_eq!(store.published(first.token, &[(job.id, 1)]).await.unwrap(), 0);
+    assert_eq!(store.published(first.token, &[job.id]).await.unwrap(), 0);
     store.release(first.token, &[job.id]).await.unwrap();
     assert!(claim_ids(store.as_ref()).await.is_empty(), "the other still holds it");
-    assert_eq!(second.published(other.token, &[(job.id, 1)]).await.unwrap(), 1);
+    assert_eq!(second.published(other.token, &[job.id]).await.unwrap(), 1);
     let row = get(store.as_ref(), job.id).await;
     assert_eq!((row.state, row.due_at), (State::Queued, None));
 }
@@ -443,7 +444,7 @@ async fn a_confirm_after_the_job_has_finished_changes_nothing(Fixture { store, .
     store.insert(&[new_job(&done, NOW), new_job(&again, NOW)]).await.unwrap();
     let claim = store.claim(10, LEASE, &[]).await.unwrap();
     record(store.as_ref(), vec![success(&done), retry(&again, LATER)]).await;
-    assert_eq!(store.published(claim.token, &[(done.id, 1), (again.id, 1)]).await.unwrap(), 0);
+    assert_eq!(store.published(claim.token, &[done.id, again.id]).await.unwrap(), 0);
     assert_eq!(get(store.as_ref(), done.id).await.state, State::Succeeded);
     let row = get(store.as_ref(), again.id).await;
     assert_eq!((row.state, row.envelope.run), (State::Retrying, 2));
@@ -522,6 +523,16 @@ async fn a_job_that_is_there_already_is_told_and_not_changed(Fixture { store, ..
     assert!(claim_ids(store.as_ref()).await.is_empty(), "its due time is the first one's");
     let looked_up = store.lookup(&[keyed.id, Uuid::from_u128(1)]).await.unwrap();
     assert_eq!(looked_up, [known]);
+}
+
+async fn of_two_that_are_put_in_together_under_one_id_the_second_is_told_of_the_first(Fixture { store, .. }: &Fixture) {
+    let first = Envelope { key: Key::Digest([1; 32]), ..envelope() };
+    let second = Envelope { key: Key::Digest([2; 32]), ..first.clone() };
+    let (before, after) = (envelope(), envelope());
+    let jobs = [new_job(&after, LATER), new_job(&first, LATER), new_job(&second, LATER), new_job(&before, LATER)];
+    let told = store.insert(&jobs).await.unwrap();
+    let known = Known { id: first.id, tenant: Tenant::DEFAULT, state: State::Scheduled, run: 1, digest: Some([1; 32]) };
+    assert_eq!(told, [None, None, Some(known), None]);
 }
 
 async fn a_replay_is_another_run_with_its_attempts_at_zero(Fixture { store, .. }: &Fixture) {

@@ -1,0 +1,165 @@
+//! The way in, as every adapter has it: where jobs wait to be written, and how they are answered.
+//!
+//! Jobs that are published together are answered together: however many they are, whoever published them is woken once.
+//! An answer that is dropped, with the channel that its job was for, says that nobody knows.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering::AcqRel},
+};
+
+use tokio::{
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+    },
+    time::Instant,
+};
+
+use super::{Outgoing, PublishError};
+
+type Verdict = Result<(), PublishError>;
+
+/// A job that waits to be written.
+pub(super) struct Waiting {
+    pub(super) job: Outgoing,
+    pub(super) since: Instant,
+    pub(super) answer: Answer,
+}
+
+/// The way in.
+#[derive(Debug)]
+pub(super) struct WayIn {
+    sender: mpsc::Sender<Waiting>,
+}
+
+impl WayIn {
+    /// A way in on which so many may wait, and its other end.
+    pub(super) fn new(length: usize) -> (Self, mpsc::Receiver<Waiting>) {
+        let (sender, receiver) = mpsc::channel(length);
+        (Self { sender }, receiver)
+    }
+
+    /// Lets jobs wait in their order, and waits for what becomes of each.
+    pub(super) async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Verdict> {
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let (group, since) = (Group::of(jobs.len()), Instant::now());
+        for (place, job) in jobs.into_iter().enumerate() {
+            let waiting = Waiting { job, since, answer: Answer { group: group.clone(), place } };
+            let (refused, why) = match self.sender.try_send(waiting) {
+                Ok(()) => continue,
+                Err(TrySendError::Full(refused)) => (refused, PublishError::Busy),
+                Err(TrySendError::Closed(refused)) => (refused, PublishError::Unavailable),
+            };
+            refused.answer.send(Err(why));
+        }
+        group.told().await
+    }
+}
+
+/// The answers to jobs that were published together.
+#[derive(Debug)]
+struct Group {
+    verdicts: Mutex<Vec<Verdict>>,
+    /// How many are not answered.
+    open: AtomicUsize,
+    told: Notify,
+}
+
+impl Group {
+    fn of(jobs: usize) -> Arc<Self> {
+        let unknown = vec![Err(PublishError::OutcomeUnknown); jobs];
+        Arc::new(Self { verdicts: Mutex::new(unknown), open: AtomicUsize::new(jobs), told: Notify::new() })
+    }
+
+    async fn told(&self) -> Vec<Verdict> {
+        self.told.notified().await;
+        std::mem::take(&mut *self.verdicts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Where one job's answer goes. Dropped, it is that nobody knows.
+#[derive(Debug)]
+pub(super) struct Answer {
+    group: Arc<Group>,
+    place: usize,
+}
+
+impl Answer {
+    pub(super) fn send(self, verdict: Verdict) {
+        self.group.verdicts.lock().unwrap_or_else(PoisonError::into_inner)[self.place] = verdict;
+    }
+}
+
+#[cfg(test)]
+impl Answer {
+    /// One for a single job, and what was told to it, once anything was.
+    pub(super) fn alone() -> (Self, impl FnOnce() -> Option<Verdict>) {
+        use futures_util::FutureExt as _;
+        let group = Group::of(1);
+        (Self { group: group.clone(), place: 0 }, move || group.told().now_or_never().map(|mut told| told.remove(0)))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.group.open.fetch_sub(1, AcqRel) == 1 {
+            self.group.told.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::job::{Envelope, Kind, Micros};
+
+    fn jobs(count: u128) -> Vec<Outgoing> {
+        let job = |id| {
+            let kind = Kind::new("test.kind").expect("a kind");
+            Outgoing {
+                envelope: Envelope::new(uuid::Uuid::from_u128(id), kind, 1, Micros::default()),
+                body: Vec::new(),
+            }
+        };
+        (0..count).map(job).collect()
+    }
+
+    #[tokio::test]
+    async fn each_is_told_its_own_in_their_order_whenever_it_comes() {
+        let (way_in, mut other_end) = WayIn::new(8);
+        let mut published = std::pin::pin!(way_in.publish_all(jobs(3)));
+        assert!(published.as_mut().now_or_never().is_none());
+        let mut waiting = Vec::new();
+        other_end.recv_many(&mut waiting, 8).await;
+        let ids: Vec<_> = waiting.iter().map(|waiting| waiting.job.envelope.id.as_u128()).collect();
+        assert_eq!(ids, [0, 1, 2]);
+        waiting.pop().expect("the third").answer.send(Ok(()));
+        // The second is dropped.
+        waiting.pop();
+        assert!(published.as_mut().now_or_never().is_none(), "the first is not answered");
+        waiting.pop().expect("the first").answer.send(Err(PublishError::Refused));
+        let told = published.await;
+        assert_eq!(told, [Err(PublishError::Refused), Err(PublishError::OutcomeUnknown), Ok(())]);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_is_refused_and_the_others_are_not() {
+        let (way_in, mut other_end) = WayIn::new(2);
+        let published = way_in.publish_all(jobs(3));
+        let answer = async {
+            for _ in 0..2 {
+                other_end.recv().await.expect("a job").answer.send(Ok(()));
+            }
+        };
+        let (told, ()) = tokio::join!(published, answer);
+        assert_eq!(told, [Ok(()), Ok(()), Err(PublishError::Busy)]);
+        drop(other_end);
+        assert_eq!(way_in.publish_all(jobs(1)).await, [Err(PublishError::Unavailable)]);
+        assert_eq!(way_in.publish_all(Vec::new()).await, []);
+    }
+}
