@@ -25,6 +25,7 @@ mod keys;
 mod limits;
 mod operators;
 mod outages;
+mod overload;
 mod poison;
 mod pressure;
 mod processes;

@@ -1,8 +1,11 @@
-//! A TCP proxy that fails on command: cuts, goes silent, or swallows one answer.
+//! A TCP proxy that fails on command: cuts, goes silent, swallows one answer, or makes every answer late.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -27,6 +30,8 @@ struct Faults {
     mute_server: AtomicBool,
     /// New connections are closed at once.
     refuse: AtomicBool,
+    /// How late everything is that the server says, in milliseconds.
+    late: AtomicU64,
     /// Once a client has said this, what the server says to it is thrown away, and the connection is cut.
     swallow_after: Mutex<Option<Vec<u8>>>,
 }
@@ -66,6 +71,11 @@ impl Proxy {
     /// Throws away what the server says, while what is said to it arrives.
     pub(crate) fn mute_server(&self, mute: bool) {
         self.faults.mute_server.store(mute, SeqCst);
+    }
+
+    /// Makes everything that the server says late.
+    pub(crate) fn delay_server(&self, late: Duration) {
+        self.faults.late.store(u64::try_from(late.as_millis()).expect("short"), SeqCst);
     }
 
     /// Lets the next thing that contains these bytes through, and cuts its connection instead of answering.
@@ -113,6 +123,10 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults
         if swallow.load(SeqCst) {
             // The server has answered, so what was asked is done.
             return;
+        }
+        let late = faults.late.load(SeqCst);
+        if late > 0 {
+            tokio::time::sleep(Duration::from_millis(late)).await;
         }
         if !faults.mute_server.load(SeqCst) && to.write_all(&bytes[..count]).await.is_err() {
             return;
