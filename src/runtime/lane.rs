@@ -130,11 +130,16 @@ impl Lane {
 
     /// Looks whether the database takes long. Answers since when it has owed an answer.
     pub(super) fn look(&self, now: Instant) -> Option<Instant> {
-        let asked = *self.asked();
-        if asked.is_some_and(|asked| now.saturating_duration_since(asked) >= SLOW) {
-            self.slow.store(true, Relaxed);
-        }
-        asked
+        let asked = self.asked();
+        // While nothing can be answered: a mark that came after the answer would stay until the next one.
+        self.slow.store(asked.is_some_and(|asked| now.saturating_duration_since(asked) >= SLOW), Relaxed);
+        *asked
+    }
+
+    fn answered(&self) {
+        let mut asked = self.asked();
+        *asked = None;
+        self.slow.store(false, Relaxed);
     }
 
     /// Records a batch, however long it takes. Answers how many lost the fence.
@@ -154,8 +159,7 @@ impl Lane {
             let (rows, asked) = (part.len(), Instant::now());
             *self.asked() = Some(asked);
             let recorded = record.record(&batch, part.clone()).await;
-            *self.asked() = None;
-            self.slow.store(false, Relaxed);
+            self.answered();
             match recorded {
                 Ok(lost) => {
                     fenced += lost;
@@ -273,3 +277,22 @@ fn unrecordable(culprit: &Completion, body: Bytes, policy: &Policy, cause: &str)
 }
 
 const UNRECORDABLE: &str = "unrecordable";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_waits_long_for_the_database_is_passed_over_until_it_is_answered() {
+        let lane = Lane::default();
+        let asked = Instant::now();
+        *lane.asked() = Some(asked);
+        assert_eq!(lane.look(asked + SLOW / 2), Some(asked));
+        assert!(!lane.has_enough());
+        assert_eq!(lane.look(asked + SLOW), Some(asked));
+        assert!(lane.has_enough());
+        lane.answered();
+        assert!(!lane.has_enough());
+        assert_eq!(lane.look(asked + SLOW), None);
+    }
+}

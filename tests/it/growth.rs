@@ -8,24 +8,16 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use warren::{clock, store::SINCE};
 
 use crate::harness::{
+    counted::{counted, until_counted},
     http::Http,
     process::{Installation, Up},
     scale::sized,
 };
 
-/// How long there may be no progress.
-const STUCK: Duration = Duration::from_mins(1);
 /// How many jobs one request holds.
 const TOGETHER: usize = 1000;
 /// How often each job fails.
 const FAILURES: u64 = 5;
-
-/// The sum of everything that is counted under this name, or this name and these labels.
-async fn metric(up: &Up, name: &str) -> u64 {
-    let text = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-    let values = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<u64>().ok());
-    values.sum()
-}
 
 async fn send(up: &Up, jobs: usize, body: &Value) {
     let http = Http::to(up.gateway());
@@ -35,23 +27,6 @@ async fn send(up: &Up, jobs: usize, body: &Value) {
         let answer = http.post("/v1/jobs").json(&items).send().await.unwrap();
         let answer: Value = answer.json().await.unwrap();
         assert_eq!(answer["accepted"].as_u64(), Some(items.len() as u64), "{answer}");
-    }
-}
-
-/// Waits until so many are counted, and looks at something all the while.
-async fn until_counted(up: &Up, name: &str, wanted: usize, mut look: impl AsyncFnMut(u64)) {
-    let mut last = (0, Instant::now());
-    loop {
-        let count = metric(up, name).await;
-        if count >= wanted as u64 {
-            return;
-        }
-        if count > last.0 {
-            last = (count, Instant::now());
-        }
-        assert!(last.1.elapsed() < STUCK, "{name} has been {count} of {wanted} for {STUCK:?}");
-        look(count).await;
-        tokio::time::sleep(Duration::from_millis(sized(20, 2000))).await;
     }
 }
 
@@ -82,16 +57,21 @@ async fn a_storm_of_retries_is_claimed_in_short_steps_and_does_not_swell_the_tab
     send(&up, jobs, &json!({ "fail_attempts": FAILURES })).await;
     let mut connection = installation.servers().unwrap().1.connect().await;
     let (mut most, mut looked) = (0.0_f64, Instant::now());
-    until_counted(&up, "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}", jobs, async |ended| {
-        if looked.elapsed() > Duration::from_secs(20) {
-            let (rows, times) = bloat(&mut connection).await;
-            println!("{:?}: {ended} ended, {rows} rows, {times:.2} times their size", began.elapsed());
-            if rows >= i64::try_from(jobs / 2).unwrap() {
-                most = most.max(times);
+    until_counted(
+        &up,
+        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}",
+        jobs as u64,
+        async |ended| {
+            if looked.elapsed() > Duration::from_secs(20) {
+                let (rows, times) = bloat(&mut connection).await;
+                println!("{:?}: {ended} ended, {rows} rows, {times:.2} times their size", began.elapsed());
+                if rows >= i64::try_from(jobs / 2).unwrap() {
+                    most = most.max(times);
+                }
+                looked = Instant::now();
             }
-            looked = Instant::now();
-        }
-    })
+        },
+    )
     .await;
     let took = began.elapsed();
     let row = sqlx::query(
@@ -100,8 +80,8 @@ async fn a_storm_of_retries_is_claimed_in_short_steps_and_does_not_swell_the_tab
     let row = row.fetch_one(&mut connection).await.unwrap();
     let (ended, attempts) = (row.get::<i64, _>("jobs").cast_unsigned(), row.get::<i64, _>("attempts").cast_unsigned());
     assert_eq!((ended, attempts), (jobs as u64, jobs as u64 * FAILURES), "each failed five times and then did not");
-    let claims = metric(&up, "warren_claim_seconds_count").await;
-    let short = metric(&up, "warren_claim_seconds_bucket{le=\"0.05\"}").await;
+    let claims = counted(&up, "warren_claim_seconds_count").await;
+    let short = counted(&up, "warren_claim_seconds_bucket{le=\"0.05\"}").await;
     println!(
         "{jobs} jobs and {attempts} failures in {took:?}; {short} of {claims} claims within 50 ms; at most {most:.2}"
     );
@@ -136,8 +116,13 @@ async fn what_is_kept_no_longer_goes_for_a_fraction_of_what_it_cost_to_come() {
     let worker = installation.up(&["worker"]);
     let cost = |pid: u32| ticks(|other, name| other == pid || name == "postgres");
     let (before, began) = (cost(worker.pid()), Instant::now());
-    until_counted(&worker, "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}", rows, async |_| {})
-        .await;
+    until_counted(
+        &worker,
+        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}",
+        rows as u64,
+        async |_| {},
+    )
+    .await;
     let (coming, came) = (cost(worker.pid()) - before, began.elapsed());
     drop(worker);
     // As if all of it had been two days ago, and the installation were older than that.
@@ -154,7 +139,7 @@ async fn what_is_kept_no_longer_goes_for_a_fraction_of_what_it_cost_to_come() {
     sqlx::query("VACUUM ANALYZE jobs").execute(&mut connection).await.unwrap();
     let keeper = installation.up(&["keeper"]);
     let (before, began) = (cost(keeper.pid()), Instant::now());
-    until_counted(&keeper, "warren_pruned_total", rows, async |_| {}).await;
+    until_counted(&keeper, "warren_pruned_total", rows as u64, async |_| {}).await;
     let (going, went) = (cost(keeper.pid()) - before, began.elapsed());
     let left: i64 = sqlx::query("SELECT count(*) FROM jobs").fetch_one(&mut connection).await.unwrap().get(0);
     assert_eq!(left, 0);

@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::harness::{
+    counted::{counted, until_counted},
     http::Http,
     process::{Installation, Up},
     proxy::Proxy,
     scale::sized,
-    wait::SOON,
     wire::peak_megabytes,
 };
 
@@ -22,6 +22,8 @@ const LATE: Duration = Duration::from_millis(100);
 /// How many send at once, and how many jobs in one request.
 const SENDERS: usize = 8;
 const TOGETHER: usize = 500;
+
+const ENDED: &str = "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}";
 
 /// An installation behind proxies.
 struct Behind {
@@ -35,15 +37,7 @@ impl Behind {
         let installation = Installation::on_servers("").await?;
         let (rabbit, postgres) = installation.servers().unwrap();
         let (broker, database) = (Proxy::before(rabbit.address()).await, Proxy::before(postgres.address()).await);
-        let keys = installation.run(&["config", "keys"]).stdout;
-        let text = format!(
-            "{keys}\n{configuration}\n[gateway]\nassume_no_keys = true\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n\
-             [database]\nurl = \"{}\"\n",
-            rabbit.through(broker.port),
-            rabbit.prefix,
-            postgres.through(database.port)
-        );
-        std::fs::write(installation.file(), text).unwrap();
+        installation.configure_behind(configuration, Some(&broker), Some(&database));
         Some(Self { installation, broker, database })
     }
 }
@@ -65,55 +59,35 @@ async fn flood(up: &Up, body: &Value) -> u64 {
     join_all(senders).await.into_iter().sum()
 }
 
-async fn ended(up: &Up) -> u64 {
-    let text = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-    let name = "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"} ";
-    text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0)
-}
-
 fn stays_small(up: &Up, taken: u64, what: &str) {
     let peak = peak_megabytes(up.pid());
     println!("{what}: {taken} jobs taken, {peak} MB at most");
     assert!(peak <= MEGABYTES, "{what}: {peak} MB");
 }
 
-/// Waits until so many have ended, for as long as there is progress.
-async fn have_ended(up: &Up, wanted: u64) {
-    let (mut most, mut moved) = (0, Instant::now());
-    while most < wanted {
-        let count = ended(up).await;
-        if count > most {
-            (most, moved) = (count, Instant::now());
-        }
-        assert!(moved.elapsed() < SOON, "{most} of {wanted} have ended, and no other for {SOON:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// What is taken while one of the servers is slow ends when it no longer is.
+async fn all_ends_within_memory(what: &str, least: u64, slow: impl Fn(&Behind) -> &Proxy) {
+    let Some(behind) = Behind::proxies("").await else { return };
+    let up = behind.installation.up(&[]);
+    slow(&behind).delay_server(LATE);
+    let taken = flood(&up, &json!({ "payload_bytes": 2000 })).await;
+    assert!(taken > least, "{taken}");
+    slow(&behind).delay_server(Duration::ZERO);
+    until_counted(&up, ENDED, taken, async |_| {}).await;
+    stays_small(&up, taken, what);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers for itself: tests/run runs it last"]
 async fn a_slow_database_is_not_made_up_for_with_memory() {
-    let Some(behind) = Behind::proxies("").await else { return };
-    let up = behind.installation.up(&[]);
-    behind.database.delay_server(LATE);
-    let taken = flood(&up, &json!({ "payload_bytes": 2000 })).await;
-    assert!(taken > sized(1000, 50_000), "the gateway needs no database: {taken}");
-    behind.database.delay_server(Duration::ZERO);
-    have_ended(&up, taken).await;
-    stays_small(&up, taken, "a slow database");
+    // The gateway needs none.
+    all_ends_within_memory("a slow database", sized(1000, 50_000), |behind| &behind.database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the servers for itself: tests/run runs it last"]
 async fn a_slow_broker_is_not_made_up_for_with_memory() {
-    let Some(behind) = Behind::proxies("").await else { return };
-    let up = behind.installation.up(&[]);
-    behind.broker.delay_server(LATE);
-    let taken = flood(&up, &json!({ "payload_bytes": 2000 })).await;
-    assert!(taken > sized(500, 5000), "{taken}");
-    behind.broker.delay_server(Duration::ZERO);
-    have_ended(&up, taken).await;
-    stays_small(&up, taken, "a slow broker");
+    all_ends_within_memory("a slow broker", sized(500, 5000), |behind| &behind.broker).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +99,7 @@ async fn slow_workers_are_not_made_up_for_with_memory() {
     let taken = flood(&up, &json!({ "work_ms": 20, "payload_bytes": 2000 })).await;
     assert!(taken > sized(1000, 50_000), "{taken}");
     // They would be at the rest for long.
-    let already = ended(&up).await;
-    have_ended(&up, already + 20).await;
+    let already = counted(&up, ENDED).await;
+    until_counted(&up, ENDED, already + 20, async |_| {}).await;
     stays_small(&up, taken, "slow workers");
 }

@@ -228,20 +228,16 @@ async fn a_process_that_makes_other_ids_is_not_ready_and_says_why() {
     assert!(ready["parts"]["ids"]["detail"].as_str().unwrap().contains("id.dedup_key"), "{ready}");
 }
 
+/// A gateway that cannot ask the database whether there are keys.
+const NO_KEYS: &str = "[gateway]\nassume_no_keys = true\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_is_ready_without_a_database_and_warns() {
     let Some(installation) = Installation::on_servers("").await else { return };
-    let (rabbit, database) = installation.servers().unwrap();
+    let (_, database) = installation.servers().unwrap();
     let nowhere = crate::harness::proxy::Proxy::before(database.address()).await;
     nowhere.refuse(true);
-    let keys = installation.run(&["config", "keys"]).stdout;
-    let text = format!(
-        "{keys}\n[gateway]\nassume_no_keys = true\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
-        rabbit.url,
-        rabbit.prefix,
-        database.through(nowhere.port)
-    );
-    std::fs::write(installation.file(), text).unwrap();
+    installation.configure_behind(NO_KEYS, None, Some(&nowhere));
     let gateway = installation.up(&["gateway"]);
     let admin = Http::to(&gateway.admin);
     let ready = until("it is ready", async || {
@@ -267,14 +263,7 @@ async fn a_process_starts_without_servers_and_works_when_they_come() {
     let to_database = crate::harness::proxy::Proxy::before(database.address()).await;
     to_broker.refuse(true);
     to_database.refuse(true);
-    let keys = installation.run(&["config", "keys"]).stdout;
-    let text = format!(
-        "{keys}\n[gateway]\nassume_no_keys = true\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
-        rabbit.through(to_broker.port),
-        rabbit.prefix,
-        database.through(to_database.port)
-    );
-    std::fs::write(installation.file(), text).unwrap();
+    installation.configure_behind(NO_KEYS, Some(&to_broker), Some(&to_database));
     let up = installation.up(&[]);
     let (http, admin) = (Http::to(up.gateway()), Http::to(&up.admin));
     let (status, ready) = parts(admin.get("/readyz").send().await.unwrap()).await;

@@ -37,14 +37,14 @@ impl Cork {
 
 /// Tokio's reactor with a cork in what it connects.
 #[derive(Debug, Clone)]
-pub(super) struct Corked<R = Tokio> {
-    reactor: R,
+pub(super) struct Corked {
+    reactor: Tokio,
     cork: Cork,
 }
 
-impl<R: Reactor> Reactor for Corked<R> {
-    type TcpStream = CorkedStream<R::TcpStream>;
-    type Sleep = R::Sleep;
+impl Reactor for Corked {
+    type TcpStream = CorkedStream<<Tokio as Reactor>::TcpStream>;
+    type Sleep = <Tokio as Reactor>::Sleep;
 
     /// lapin brings no sockets of its own.
     fn register<H: Read + Write + Send + 'static>(
@@ -113,5 +113,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_close(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use futures_util::task::noop_waker;
+
+    use super::*;
+
+    struct Anything;
+
+    impl AsyncWrite for Anything {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(from.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn who_flushes_waits_for_the_cork_and_then_goes_on() {
+        let cork = Cork::default();
+        let mut stream = CorkedStream { stream: Anything, cork: cork.clone() };
+        let (flushed, told) = mpsc::channel();
+        let held = cork.hold();
+        let flushing = thread::spawn(move || {
+            let flush = Pin::new(&mut stream).poll_flush(&mut Context::from_waker(&noop_waker()));
+            flushed.send(flush.is_ready()).expect("someone waits");
+        });
+        assert_eq!(told.recv_timeout(Duration::from_millis(100)), Err(mpsc::RecvTimeoutError::Timeout));
+        drop(held);
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+        flushing.join().expect("no panic");
     }
 }

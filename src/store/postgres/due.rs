@@ -97,6 +97,7 @@ impl Due for Postgres {
                     })
                 })
                 .collect::<sqlx::Result<Vec<_>>>()?;
+            // What has waited longest goes first, should there not be room for all.
             jobs.sort_by_key(|job: &Claimed| std::cmp::Reverse(job.late));
             Ok(Claim { token, jobs })
         })
@@ -106,6 +107,7 @@ impl Due for Postgres {
     async fn published(&self, token: Uuid, ids: &[Uuid]) -> Result<u64, StoreError> {
         let (pool, ids) = (self.pool.clone(), ids.to_vec());
         detached(async move {
+            // The state as text, so that no plan goes by the index over states.
             let done = sqlx::query(concat!(
                 "UPDATE jobs SET state = 'queued', due_at = NULL, claim = NULL, claimed_until = NULL
                  WHERE state::text IN ('scheduled', 'retrying') AND ",

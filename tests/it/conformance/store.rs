@@ -521,18 +521,15 @@ async fn a_job_that_is_there_already_is_told_and_not_changed(Fixture { store, ..
     let known = Known { id: keyed.id, tenant: Tenant::DEFAULT, state: State::Scheduled, run: 1, digest: Some([1; 32]) };
     assert_eq!(again, [Some(known.clone()), None]);
     assert!(claim_ids(store.as_ref()).await.is_empty(), "its due time is the first one's");
-    let looked_up = store.lookup(&[keyed.id, Uuid::from_u128(1)]).await.unwrap();
-    assert_eq!(looked_up, [known]);
+    assert_eq!(store.lookup(&[keyed.id, Uuid::from_u128(1)]).await.unwrap(), [known]);
 }
 
 async fn of_two_that_are_put_in_together_under_one_id_the_second_is_told_of_the_first(Fixture { store, .. }: &Fixture) {
-    let first = Envelope { key: Key::Digest([1; 32]), ..envelope() };
-    let second = Envelope { key: Key::Digest([2; 32]), ..first.clone() };
-    let (before, after) = (envelope(), envelope());
-    let jobs = [new_job(&after, LATER), new_job(&first, LATER), new_job(&second, LATER), new_job(&before, LATER)];
-    let told = store.insert(&jobs).await.unwrap();
-    let known = Known { id: first.id, tenant: Tenant::DEFAULT, state: State::Scheduled, run: 1, digest: Some([1; 32]) };
-    assert_eq!(told, [None, None, Some(known), None]);
+    let one = envelope();
+    let with = |digest| Envelope { key: Key::Digest([digest; 32]), ..one.clone() };
+    let jobs = [envelope(), with(1), with(2), envelope()].map(|job| new_job(&job, LATER));
+    let known = Known { id: one.id, tenant: Tenant::DEFAULT, state: State::Scheduled, run: 1, digest: Some([1; 32]) };
+    assert_eq!(store.insert(&jobs).await.unwrap(), [None, None, Some(known), None]);
 }
 
 async fn a_replay_is_another_run_with_its_attempts_at_zero(Fixture { store, .. }: &Fixture) {

@@ -1,6 +1,7 @@
 //! What the tests stand on: servers, processes, proxies, and waiting for states.
 
 pub(crate) mod canary;
+pub(crate) mod counted;
 pub(crate) mod engines;
 pub(crate) mod front;
 pub(crate) mod http;

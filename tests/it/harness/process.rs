@@ -19,6 +19,7 @@ use warren::job::Kind;
 use super::{
     canary,
     engines::{PgDatabase, RabbitPrefix, unique},
+    proxy::Proxy,
     scale::sized,
     wait::until,
 };
@@ -117,6 +118,18 @@ impl Installation {
                 rabbit.url, rabbit.prefix, database.url
             ),
         };
+        std::fs::write(self.file(), text).expect("a file in our own folder");
+    }
+
+    /// Writes the configuration anew, with servers that are reached through these proxies.
+    pub(crate) fn configure_behind(&self, text: &str, broker: Option<&Proxy>, database: Option<&Proxy>) {
+        let (rabbit, postgres) = self.servers().expect("an installation on servers");
+        let broker = broker.map_or_else(|| rabbit.url.clone(), |proxy| rabbit.through(proxy.port));
+        let database = database.map_or_else(|| postgres.url.clone(), |proxy| postgres.through(proxy.port));
+        let (keys, prefix) = (self.run(&["config", "keys"]).stdout, &rabbit.prefix);
+        let text = format!(
+            "{keys}\n{text}\n[broker]\nurl = \"{broker}\"\nprefix = \"{prefix}\"\n[database]\nurl = \"{database}\"\n"
+        );
         std::fs::write(self.file(), text).expect("a file in our own folder");
     }
 

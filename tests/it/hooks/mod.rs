@@ -264,17 +264,8 @@ async fn a_webhook_that_is_sent_again_is_told_so_and_is_the_same_job_for_a_gatew
 async fn a_broker_that_is_away_is_said_at_once_and_what_was_not_taken_is_taken_when_it_comes_again() {
     let Some(installation) = Installation::on_servers("").await else { return };
     let Some(mut signer) = Signer::start() else { return };
-    let (rabbit, database) = installation.servers().unwrap();
-    let to_broker = Proxy::before(rabbit.address()).await;
-    let keys = installation.run(&["config", "keys"]).stdout;
-    let text = format!(
-        "{keys}\n{}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
-        sources(),
-        rabbit.through(to_broker.port),
-        rabbit.prefix,
-        database.url
-    );
-    std::fs::write(installation.file(), text).unwrap();
+    let to_broker = Proxy::before(installation.servers().unwrap().0.address()).await;
+    installation.configure_behind(&sources(), Some(&to_broker), None);
     let up = installation.up(&[]);
     let http = Http::to(up.gateway());
     taken(&installation, &http, &Hook::github(&mut signer, "push", "delivery-0", "{}")).await;
