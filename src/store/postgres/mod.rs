@@ -6,6 +6,7 @@ mod cancel;
 mod connect;
 mod due;
 mod fleet;
+mod front;
 mod installation;
 mod jobs;
 mod keys;
@@ -38,6 +39,7 @@ pub struct Postgres {
     pool: PgPool,
     /// Something may have become due sooner than was known.
     due: Arc<Notify>,
+    front: Arc<front::Front>,
     _listening: DropGuard,
 }
 
@@ -48,7 +50,7 @@ impl Postgres {
         let stop = CancellationToken::new();
         let pool = url.pool(POOL);
         tokio::spawn(stop.clone().run_until_cancelled_owned(listen(url.clone(), due.clone())));
-        Self { url, pool, due, _listening: stop.drop_guard() }
+        Self { url, pool, due, front: Arc::default(), _listening: stop.drop_guard() }
     }
 }
 
