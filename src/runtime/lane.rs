@@ -107,6 +107,9 @@ impl Lane {
                 return batch;
             }
             self.wake.notified().await;
+            // Tokio runs a task at once that another has woken. What is about to end too ends before the batch is taken, which
+            // is not the first of them alone then.
+            tokio::task::yield_now().await;
         }
     }
 

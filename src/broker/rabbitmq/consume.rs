@@ -272,6 +272,8 @@ impl Owner {
             tokio::select! {
                 delivery = delivery => match delivery {
                     Some(Ok(delivery)) => {
+                        // lapin wakes with the first of a burst, and reads on.
+                        tokio::task::yield_now().await;
                         given_at = Instant::now();
                         look_at = given_at + IDLE;
                         if let Err(end) = self.give_out(delivery, consumer.as_mut(), &mut window) {

@@ -226,6 +226,10 @@ impl Owner {
                         return End::Closed;
                     }
                     self.waiting.extend(gathered.drain(..));
+                    // Tokio runs a task at once that another has woken. Those who are about to publish too run before it
+                    // goes on, so that the burst is not the first of them alone.
+                    tokio::task::yield_now().await;
+                    self.waiting.extend(iter::from_fn(|| self.gathering.try_recv().ok()).take(BURST));
                 }
                 changed = self.state.changed() => {
                     if changed.is_err() {
