@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::cork::Cork;
+use super::{cork::Cork, wakes::Wakes};
 use crate::{job::chain, retry::Reconnect};
 
 /// How long anything that the broker should answer at once may take.
@@ -147,6 +147,11 @@ impl Link {
     /// across anything that waits.
     pub(super) fn hold_writes(&self) -> MutexGuard<'_, ()> {
         self.cork.hold()
+    }
+
+    /// The wake-ups from what the broker sends.
+    pub(super) fn wakes(&self) -> &Wakes {
+        self.cork.wakes()
     }
 
     /// Gives the present connection up for a new one.

@@ -73,6 +73,7 @@ impl Line {
     pub(super) fn open(link: Arc<Link>, queue: String, kind: Option<Kind>, prefetch: u16, sink: Arc<dyn Sink>) -> Self {
         let inbox = Arc::<Inbox>::default();
         let (orders, received) = mpsc::unbounded_channel();
+        let wakes = link.wakes().clone();
         let owner = Owner {
             link,
             queue: queue.as_str().into(),
@@ -84,7 +85,7 @@ impl Line {
             epoch: 0,
             stopped: false,
         };
-        tokio::spawn(owner.run());
+        tokio::spawn(wakes.once_for_all(owner.run()));
         Self { queue, inbox, orders }
     }
 
@@ -272,8 +273,6 @@ impl Owner {
             tokio::select! {
                 delivery = delivery => match delivery {
                     Some(Ok(delivery)) => {
-                        // lapin wakes with the first of a burst, and reads on.
-                        tokio::task::yield_now().await;
                         given_at = Instant::now();
                         look_at = given_at + IDLE;
                         if let Err(end) = self.give_out(delivery, consumer.as_mut(), &mut window) {

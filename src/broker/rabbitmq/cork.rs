@@ -1,8 +1,11 @@
-//! A connection's socket, whose writes can be held back for a moment.
+//! A connection's socket, whose writes can be held back for a moment, and which tells when what it read was handed out.
 //!
 //! lapin writes from a thread of its own, which it wakes with every message that is queued. Woken by the first of a burst,
 //! that thread would be at the socket before the second is queued: a wake-up, a system call and a packet for each. While
 //! the cork is in, it waits at its first step, and then finds the whole burst.
+//!
+//! That thread goes round: it flushes, writes, reads until there is no more, hands out what it has read, and sleeps. Before
+//! it may sleep this socket sends it round once more, so that it comes by here when it has handed out.
 
 use std::{
     future::Future,
@@ -18,14 +21,24 @@ use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream;
 
+use super::wakes::Wakes;
+
 /// Holds the writes of one connection back.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cork(Arc<Mutex<()>>);
+pub(super) struct Cork {
+    held: Arc<Mutex<()>>,
+    wakes: Wakes,
+}
 
 impl Cork {
     /// Holds them back until what is answered is dropped: never across anything that waits.
     pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The wake-ups from what is read.
+    pub(super) fn wakes(&self) -> &Wakes {
+        &self.wakes
     }
 
     /// A runtime for lapin whose connections have this cork. Must be called within a tokio runtime.
@@ -67,7 +80,7 @@ impl Reactor for Corked {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let (connecting, cork) = (self.reactor.tcp_connect_addr(address), self.cork.clone());
-        async move { Ok(CorkedStream { stream: connecting.await?, cork }) }
+        async move { Ok(CorkedStream::new(connecting.await?, cork)) }
     }
 }
 
@@ -76,11 +89,46 @@ impl Reactor for Corked {
 pub(super) struct CorkedStream<S> {
     stream: S,
     cork: Cork,
+    /// Something was read since there was last nothing to read.
+    has_read: bool,
+}
+
+impl<S> CorkedStream<S> {
+    fn new(stream: S, cork: Cork) -> Self {
+        Self { stream, cork, has_read: false }
+    }
+
+    /// What it means for those who wait.
+    fn after_reading(&mut self, read: &Poll<io::Result<usize>>, context: &Context<'_>) {
+        match read {
+            Poll::Ready(Ok(1..)) => {
+                self.has_read = true;
+                self.cork.wakes.put_off();
+            }
+            Poll::Pending => {
+                if std::mem::take(&mut self.has_read) {
+                    context.waker().wake_by_ref();
+                } else {
+                    self.cork.wakes.let_go();
+                }
+            }
+            // The end: nobody may come by any more.
+            Poll::Ready(_) => self.cork.wakes.let_go(),
+        }
+    }
+}
+
+impl<S> Drop for CorkedStream<S> {
+    fn drop(&mut self) {
+        self.cork.wakes.let_go();
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for CorkedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        self.after_reading(&read, context);
+        read
     }
 
     fn poll_read_vectored(
@@ -88,7 +136,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for CorkedStream<S> {
         context: &mut Context<'_>,
         into: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read_vectored(context, into)
+        let read = Pin::new(&mut self.stream).poll_read_vectored(context, into);
+        self.after_reading(&read, context);
+        read
     }
 }
 
@@ -105,8 +155,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
         Pin::new(&mut self.stream).poll_write_vectored(context, from)
     }
 
-    /// lapin flushes before it takes up what is queued: here its thread waits.
+    /// lapin flushes before it takes up what is queued, and when it has handed out: here its thread waits.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cork.wakes.let_go();
         drop(self.cork.hold());
         Pin::new(&mut self.stream).poll_flush(context)
     }
@@ -118,13 +169,31 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread};
+    use std::{collections::VecDeque, sync::mpsc, task::Wake, thread};
 
     use futures_util::task::noop_waker;
 
     use super::*;
+    use crate::broker::rabbitmq::wakes::tests::Sleeping;
 
-    struct Anything;
+    /// A socket that takes anything, and reads as it is told.
+    #[derive(Default)]
+    struct Anything(VecDeque<Poll<io::Result<usize>>>);
+
+    impl AsyncRead for Anything {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            self.0.pop_front().unwrap_or(Poll::Pending)
+        }
+    }
+
+    /// lapin's thread, which goes round once more for each.
+    struct Round(mpsc::Sender<()>);
+
+    impl Wake for Round {
+        fn wake(self: Arc<Self>) {
+            self.0.send(()).expect("someone counts");
+        }
+    }
 
     impl AsyncWrite for Anything {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
@@ -143,7 +212,7 @@ mod tests {
     #[test]
     fn who_flushes_waits_for_the_cork_and_then_goes_on() {
         let cork = Cork::default();
-        let mut stream = CorkedStream { stream: Anything, cork: cork.clone() };
+        let mut stream = CorkedStream::new(Anything::default(), cork.clone());
         let (flushed, told) = mpsc::channel();
         let held = cork.hold();
         let flushing = thread::spawn(move || {
@@ -154,5 +223,45 @@ mod tests {
         drop(held);
         assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
         flushing.join().expect("no panic");
+    }
+
+    #[test]
+    fn what_was_read_wakes_its_readers_when_it_was_handed_out_and_the_thread_comes_by_for_that() {
+        let cork = Cork::default();
+        let mut task = Sleeping::on(cork.wakes());
+        let reads = [Poll::Ready(Ok(8)), Poll::Pending, Poll::Pending, Poll::Ready(Ok(8)), Poll::Ready(Ok(0))];
+        let mut stream = CorkedStream::new(Anything(reads.into()), cork.clone());
+        let (round, rounds) = mpsc::channel();
+        let waker = Arc::new(Round(round)).into();
+        let context = &mut Context::from_waker(&waker);
+        let mut read = |stream: &mut CorkedStream<_>| Pin::new(stream).poll_read(context, &mut [0; 8]);
+        assert!(read(&mut stream).is_ready());
+        assert!(read(&mut stream).is_pending());
+        assert_eq!(rounds.try_iter().count(), 1, "it does not sleep with something to hand out");
+        task.wake();
+        assert_eq!(task.woken(), 0);
+        assert!(Pin::new(&mut stream).poll_flush(&mut Context::from_waker(&noop_waker())).is_ready());
+        assert_eq!(task.woken(), 1);
+        assert!(read(&mut stream).is_pending());
+        assert_eq!(rounds.try_iter().count(), 0, "now it may sleep");
+        assert!(read(&mut stream).is_ready());
+        task.wake();
+        assert!(read(&mut stream).is_ready());
+        assert_eq!(task.woken(), 1, "the broker has closed the connection");
+    }
+
+    #[test]
+    fn who_waits_for_a_socket_that_is_gone_is_woken() {
+        let cork = Cork::default();
+        let mut task = Sleeping::on(cork.wakes());
+        let mut stream = CorkedStream::new(Anything([Poll::Ready(Ok(8))].into()), cork.clone());
+        let read = Pin::new(&mut stream).poll_read(&mut Context::from_waker(&noop_waker()), &mut [0; 8]);
+        assert!(read.is_ready());
+        task.wake();
+        assert_eq!(task.woken(), 0);
+        drop(stream);
+        assert_eq!(task.woken(), 1);
+        task.wake();
+        assert_eq!(task.woken(), 1, "at once from now on");
     }
 }

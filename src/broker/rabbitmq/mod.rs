@@ -11,6 +11,7 @@ pub mod management;
 mod publish;
 mod settle;
 pub mod topology;
+mod wakes;
 mod watch;
 
 use std::sync::Arc;

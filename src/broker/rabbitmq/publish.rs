@@ -61,9 +61,10 @@ pub(super) type Broken = watch::Sender<Option<String>>;
 /// Begins to publish. Must be called within a tokio runtime.
 pub(super) fn open(link: Arc<Link>, exchange: &str, broken: Arc<Broken>) -> WayIn {
     let (way_in, gathering) = WayIn::new(WAITING);
+    let wakes = link.wakes().clone();
     let owner =
         Owner { state: link.watch(), link, exchange: exchange.into(), broken, gathering, waiting: VecDeque::new() };
-    tokio::spawn(owner.run());
+    tokio::spawn(wakes.once_for_all(owner.run()));
     way_in
 }
 
