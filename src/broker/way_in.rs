@@ -3,9 +3,12 @@
 //! Jobs that are published together are answered together: however many they are, whoever published them is woken once.
 //! An answer that is dropped, with the channel that its job was for, says that nobody knows.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering::AcqRel},
+use std::{
+    iter,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::AcqRel},
+    },
 };
 
 use tokio::{
@@ -57,6 +60,15 @@ impl WayIn {
         }
         group.told().await
     }
+}
+
+/// Adds at most so many that are about to wait to those that a burst begins with.
+///
+/// Tokio runs a task at once that another has woken. Those who are about to publish too run before this goes on, so that a
+/// burst is not the first of them alone.
+pub(super) async fn and_the_rest(waiting: &mut mpsc::Receiver<Waiting>, burst: &mut impl Extend<Waiting>, most: usize) {
+    tokio::task::yield_now().await;
+    burst.extend(iter::from_fn(|| waiting.try_recv().ok()).take(most));
 }
 
 /// The answers to jobs that were published together.

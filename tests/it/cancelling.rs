@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
+    counted::until_a_probe_runs,
     http::{Http, parts},
     process::{Installation, Up},
-    wait::until,
 };
 
 const KIND: &str = "[kind.'warren.probe']\nconcurrency = 1\nbackoff_base = '1h'\nbackoff_cap = '1h'\n";
@@ -17,12 +17,7 @@ async fn cancel(http: &Http, id: &str) -> (u16, Value) {
 /// A job that keeps the only place until it is called off or its time is up.
 async fn slow(http: &Http, up: &Up, ms: u32) -> String {
     let id = http.submit("warren.probe", &json!({ "work_ms": ms })).await;
-    let admin = Http::to(&up.admin);
-    until("it runs", async || {
-        let text = admin.get("/metrics").send().await.unwrap().text().await.unwrap();
-        text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
-    })
-    .await;
+    until_a_probe_runs(up).await;
     id
 }
 
@@ -74,12 +69,7 @@ async fn what_runs_is_told_and_its_outcome_is_dropped(installation: Installation
     let up = installation.up(&[]);
     let http = Http::to(up.gateway());
     let id = http.submit("warren.probe", &json!({ "work_ms": 1500, "follow_ups": 3 })).await;
-    let admin = Http::to(&up.admin);
-    until("it runs", async || {
-        let text = admin.get("/metrics").send().await.unwrap().text().await.unwrap();
-        text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
-    })
-    .await;
+    until_a_probe_runs(&up).await;
     let said = installation.run(&["job", "cancel", &id, "-o", "json"]);
     assert_eq!((said.code, said.json()["state"].as_str()), (0, Some("cancel_requested")), "{said:?}");
     let job = http.job_in(&id, "cancelled").await;

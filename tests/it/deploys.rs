@@ -9,6 +9,7 @@ use std::{
 use serde_json::json;
 
 use crate::harness::{
+    counted::until_a_probe_runs,
     http::Http,
     load::Load,
     process::{Installation, Up},
@@ -78,13 +79,7 @@ async fn after_workers_are_killed_twice_under_load_everything_is_done_soon_and_n
     // What each of them has taken comes back once more, and is a suspect the second time.
     for _ in 0..2 {
         let worker = installation.up(&["worker"]);
-        let admin = Http::to(&worker.admin);
-        until("it is at work", async || {
-            let text = admin.get("/metrics").send().await.ok()?.text().await.ok()?;
-            let running = text.lines().find_map(|line| line.strip_prefix("warren_inflight{kind=\"warren.probe\"} "))?;
-            (running.parse::<f64>().ok()? > 0.0).then_some(())
-        })
-        .await;
+        until_a_probe_runs(&worker).await;
         worker.kill();
     }
     let _worker = installation.up(&["worker"]);

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use warren::{clock, store::SINCE};
 
 use crate::harness::{
-    counted::{counted, until_counted},
+    counted::{ENDED, counted, until_counted},
     http::Http,
     process::{Installation, Up},
     scale::sized,
@@ -57,21 +57,16 @@ async fn a_storm_of_retries_is_claimed_in_short_steps_and_does_not_swell_the_tab
     send(&up, jobs, &json!({ "fail_attempts": FAILURES })).await;
     let mut connection = installation.servers().unwrap().1.connect().await;
     let (mut most, mut looked) = (0.0_f64, Instant::now());
-    until_counted(
-        &up,
-        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}",
-        jobs as u64,
-        async |ended| {
-            if looked.elapsed() > Duration::from_secs(20) {
-                let (rows, times) = bloat(&mut connection).await;
-                println!("{:?}: {ended} ended, {rows} rows, {times:.2} times their size", began.elapsed());
-                if rows >= i64::try_from(jobs / 2).unwrap() {
-                    most = most.max(times);
-                }
-                looked = Instant::now();
+    until_counted(&up, ENDED, jobs as u64, async |ended| {
+        if looked.elapsed() > Duration::from_secs(20) {
+            let (rows, times) = bloat(&mut connection).await;
+            println!("{:?}: {ended} ended, {rows} rows, {times:.2} times their size", began.elapsed());
+            if rows >= i64::try_from(jobs / 2).unwrap() {
+                most = most.max(times);
             }
-        },
-    )
+            looked = Instant::now();
+        }
+    })
     .await;
     let took = began.elapsed();
     let row = sqlx::query(
@@ -80,8 +75,8 @@ async fn a_storm_of_retries_is_claimed_in_short_steps_and_does_not_swell_the_tab
     let row = row.fetch_one(&mut connection).await.unwrap();
     let (ended, attempts) = (row.get::<i64, _>("jobs").cast_unsigned(), row.get::<i64, _>("attempts").cast_unsigned());
     assert_eq!((ended, attempts), (jobs as u64, jobs as u64 * FAILURES), "each failed five times and then did not");
-    let claims = counted(&up, "warren_claim_seconds_count").await;
-    let short = counted(&up, "warren_claim_seconds_bucket{le=\"0.05\"}").await;
+    let claims = counted(&up, ("warren_claim_seconds_count", &[])).await;
+    let short = counted(&up, ("warren_claim_seconds_bucket", &[("le", "0.05")])).await;
     println!(
         "{jobs} jobs and {attempts} failures in {took:?}; {short} of {claims} claims within 50 ms; at most {most:.2}"
     );
@@ -116,13 +111,7 @@ async fn what_is_kept_no_longer_goes_for_a_fraction_of_what_it_cost_to_come() {
     let worker = installation.up(&["worker"]);
     let cost = |pid: u32| ticks(|other, name| other == pid || name == "postgres");
     let (before, began) = (cost(worker.pid()), Instant::now());
-    until_counted(
-        &worker,
-        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}",
-        rows as u64,
-        async |_| {},
-    )
-    .await;
+    until_counted(&worker, ENDED, rows as u64, async |_| {}).await;
     let (coming, came) = (cost(worker.pid()) - before, began.elapsed());
     drop(worker);
     // As if all of it had been two days ago, and the installation were older than that.
@@ -139,7 +128,7 @@ async fn what_is_kept_no_longer_goes_for_a_fraction_of_what_it_cost_to_come() {
     sqlx::query("VACUUM ANALYZE jobs").execute(&mut connection).await.unwrap();
     let keeper = installation.up(&["keeper"]);
     let (before, began) = (cost(keeper.pid()), Instant::now());
-    until_counted(&keeper, "warren_pruned_total", rows as u64, async |_| {}).await;
+    until_counted(&keeper, ("warren_pruned_total", &[]), rows as u64, async |_| {}).await;
     let (going, went) = (cost(keeper.pid()) - before, began.elapsed());
     let left: i64 = sqlx::query("SELECT count(*) FROM jobs").fetch_one(&mut connection).await.unwrap().get(0);
     assert_eq!(left, 0);

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    counted::{counted, until_counted},
+    counted::{ENDED, counted, until_counted},
     http::Http,
     process::{Installation, Up},
     proxy::Proxy,
@@ -22,8 +22,6 @@ const LATE: Duration = Duration::from_millis(100);
 /// How many send at once, and how many jobs in one request.
 const SENDERS: usize = 8;
 const TOGETHER: usize = 500;
-
-const ENDED: &str = "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"}";
 
 /// An installation behind proxies.
 struct Behind {

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::harness::{
+    counted::counted,
     http::{Http, parts},
     process::{Installation, Up},
     scale::sized,
@@ -363,15 +364,8 @@ async fn under_siege_memory_stays_bounded_and_other_clients_are_served() {
     let quiet = p99(up.gateway(), requests).await;
     let (idle, slow) = (sized(150, 2000), sized(24, 100));
     let mut siege = siege(&up, idle, slow);
-    let open = async || {
-        let metrics = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-        let line = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix("warren_connections{listener=\"gateway\"} "))
-            .unwrap_or("0");
-        line.trim().parse::<usize>().unwrap()
-    };
-    until("it is besieged", async || (open().await >= idle).then_some(())).await;
+    let open = async || counted(&up, ("warren_connections", &[("listener", "gateway")])).await;
+    until("it is besieged", async || (open().await >= idle as u64).then_some(())).await;
     let besieged = p99(up.gateway(), requests).await;
     siege.abort_all();
     let peak = peak_megabytes(up.pid());

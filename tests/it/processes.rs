@@ -5,8 +5,9 @@ use std::{net::TcpListener, time::Duration};
 use serde_json::{Value, json};
 
 use crate::harness::{
+    counted::{ENDED, counted, until_a_probe_runs},
     http::{Http, parts},
-    process::{Installation, Up, bare, said},
+    process::{Installation, bare, said},
     wait::{until, until_equal},
 };
 
@@ -31,14 +32,12 @@ async fn roles_in_processes_of_their_own_do_the_main_job_together() {
             .await;
         assert_eq!(parts(admin.get("/livez").send().await.unwrap()).await.0, 200);
     }
+    assert_eq!(counted(&worker, ENDED).await, 1);
+    let retries = [("kind", "warren.probe"), ("outcome", "retry")];
+    assert_eq!(counted(&worker, ("warren_jobs_finished_total", &retries)).await, 1);
     let metrics = parts(Http::to(&worker.admin).get("/metrics").send().await.unwrap()).await.1;
     let metrics = metrics.as_str().unwrap();
-    for line in [
-        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"ok\"} 1",
-        "warren_jobs_finished_total{kind=\"warren.probe\",outcome=\"retry\"} 1",
-        "# TYPE warren_execution_seconds histogram",
-        "warren_concurrency_limit{kind=\"warren.probe\"} 100",
-    ] {
+    for line in ["# TYPE warren_execution_seconds histogram", "warren_concurrency_limit{kind=\"warren.probe\"} 100"] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
 }
@@ -77,12 +76,7 @@ async fn a_worker_that_is_killed_leaves_its_job_to_the_next() {
     let http = Http::to(gateway.gateway());
     let worker = installation.up(&["worker"]);
     let id = http.submit("warren.probe", &json!({ "work_ms": 2000 })).await;
-    let metrics = Http::to(&worker.admin);
-    until("it runs", async || {
-        let text = metrics.get("/metrics").send().await.unwrap().text().await.unwrap();
-        text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
-    })
-    .await;
+    until_a_probe_runs(&worker).await;
     worker.kill();
     let _next = installation.up(&["worker"]);
     let job = http.job_in(&id, "succeeded").await;
@@ -116,20 +110,11 @@ async fn a_process_that_is_asked_to_end_finishes_what_runs() {
     let mut up = installation.up(&[]);
     let http = Http::to(up.gateway());
     let id = http.submit("warren.probe", &json!({ "work_ms": 800 })).await;
-    until_one_probe_runs(&up).await;
+    until_a_probe_runs(&up).await;
     up.terminate();
     assert_eq!(up.ended().await.code(), Some(0));
     let told = installation.run(&["job", "show", &id, "-o", "json"]).json();
     assert_eq!(told["state"], "succeeded");
-}
-
-async fn until_one_probe_runs(up: &Up) {
-    let admin = Http::to(&up.admin);
-    until("it runs", async || {
-        let text = admin.get("/metrics").send().await.unwrap().text().await.unwrap();
-        text.contains("warren_inflight{kind=\"warren.probe\"} 1").then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +123,7 @@ async fn a_second_signal_ends_a_process_at_once() {
     let mut up = installation.up(&[]);
     let http = Http::to(up.gateway());
     http.submit("warren.probe", &json!({ "fate": "hang" })).await;
-    until_one_probe_runs(&up).await;
+    until_a_probe_runs(&up).await;
     up.terminate();
     until("it drains", async || installation.logs().contains("draining").then_some(())).await;
     up.terminate();

@@ -10,6 +10,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use crate::{
     harness::{
+        counted::counted,
         http::{Http, parts},
         process::{Installation, Up},
         scale::sized,
@@ -21,9 +22,7 @@ use crate::{
 
 /// How much a sender was turned away for this reason.
 async fn shed(up: &Up, reason: &str) -> u64 {
-    let metrics = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-    let line = metrics.lines().find(|line| line.starts_with("warren_shed_total{") && line.contains(reason));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    counted(up, ("warren_shed_total", &[("reason", reason)])).await
 }
 
 /// A request that lacks the last byte of its body, for as long as it is held. Whoever is refused may not get so far.

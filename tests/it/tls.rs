@@ -1,4 +1,4 @@
-//! A gateway that speaks TLS itself.
+//! A gateway that speaks TLS itself, and a broker that does.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -7,14 +7,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use reqwest::{Certificate, Client};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use serde_json::{Value, json};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::harness::{
+    counted::{ENDED, until_counted},
     http::{Http, parts},
     process::{Installation, Up, said},
     wait::until,
@@ -200,4 +205,49 @@ async fn files_that_cannot_be_used_are_all_reported_at_the_start() {
     installation.configure("[gateway.tls]\nkey = 'x.pem'\n[gateway]\nmax_requests = 0\n");
     let half = start();
     assert!(half.contains("there is a key but no certificate") && half.contains("gateway.max_requests"), "{half}");
+}
+
+/// TLS before a server that speaks none itself. Answers the port.
+async fn before(server: String, (certificate, key): &(String, String)) -> u16 {
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+        .unwrap();
+    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (acceptor, server) = (acceptor.clone(), server.clone());
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(client).await?;
+                copy_bidirectional(&mut client, &mut TcpStream::connect(server).await?).await
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_speaks_tls_is_used_by_who_trusts_its_certificate_and_by_nobody_else() {
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let (rabbit, _) = installation.servers().unwrap();
+    let pair = pair();
+    let port = before(rabbit.address(), &pair).await;
+    let trusted = installation.folder.path().join("broker.pem");
+    std::fs::write(&trusted, &pair.0).unwrap();
+    let settings = std::fs::read_to_string(installation.file()).unwrap();
+    let over_tls = rabbit.through(port).replacen("amqp://", "amqps://", 1);
+    std::fs::write(installation.file(), settings.replace(&rabbit.url, &over_tls)).unwrap();
+    let distrusting = installation.run(&["topology", "apply"]);
+    assert_eq!(distrusting.code, 4, "{distrusting:?}");
+    assert!(distrusting.stderr.contains("certificate"), "{distrusting:?}");
+    let up = installation.up_with(&[], &[("SSL_CERT_FILE", trusted.to_str().unwrap())]);
+    let http = Http::to(up.gateway());
+    let jobs = vec![json!({ "kind": "warren.probe", "body": { "payload_bytes": 100 } }); 500];
+    let answer: Value = http.post("/v1/jobs").json(&jobs).send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["accepted"], 500, "{answer}");
+    until_counted(&up, ENDED, 500, async |_| {}).await;
 }

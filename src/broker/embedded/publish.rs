@@ -12,7 +12,7 @@ use super::{
 use crate::{
     broker::{
         PublishError,
-        way_in::{Waiting, WayIn},
+        way_in::{self, Waiting, WayIn},
     },
     crash_point,
     job::{Kind, chain},
@@ -34,6 +34,8 @@ pub(super) fn open(shared: Arc<Shared>) -> WayIn {
 async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
     let mut burst = Vec::with_capacity(BURST);
     while waiting.recv_many(&mut burst, BURST).await > 0 {
+        let room = BURST - burst.len();
+        way_in::and_the_rest(&mut waiting, &mut burst, room).await;
         let first = shared.next.fetch_add(i64::try_from(burst.len()).unwrap_or(0), Relaxed);
         let (rows, answers): (Vec<_>, Vec<_>) = (first..)
             .zip(burst.drain(..))

@@ -23,7 +23,7 @@ use futures_util::Stream;
 
 use super::wakes::Wakes;
 
-/// Holds the writes of one connection back.
+/// Holds the writes of one connection back, and the wake-ups from what it reads.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cork {
     held: Arc<Mutex<()>>,
@@ -162,7 +162,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// That may take as long as the other side likes.
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cork.wakes.let_go();
         Pin::new(&mut self.stream).poll_close(context)
     }
 }
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
     use crate::broker::rabbitmq::wakes::tests::Sleeping;
 
-    /// A socket that takes anything, and reads as it is told.
+    /// A socket that takes anything, reads as it is told, and whose other side never agrees to its end.
     #[derive(Default)]
     struct Anything(VecDeque<Poll<io::Result<usize>>>);
 
@@ -205,7 +207,7 @@ mod tests {
         }
 
         fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+            Poll::Pending
         }
     }
 
@@ -248,6 +250,20 @@ mod tests {
         task.wake();
         assert!(read(&mut stream).is_ready());
         assert_eq!(task.woken(), 1, "the broker has closed the connection");
+    }
+
+    #[test]
+    fn who_waits_for_a_socket_that_is_being_closed_is_woken() {
+        let cork = Cork::default();
+        let mut task = Sleeping::on(cork.wakes());
+        let mut stream = CorkedStream::new(Anything([Poll::Ready(Ok(8))].into()), cork.clone());
+        let waker = noop_waker();
+        let context = &mut Context::from_waker(&waker);
+        assert!(Pin::new(&mut stream).poll_read(context, &mut [0; 8]).is_ready());
+        task.wake();
+        assert_eq!(task.woken(), 0);
+        assert!(Pin::new(&mut stream).poll_close(context).is_pending(), "the other side does not answer");
+        assert_eq!(task.woken(), 1);
     }
 
     #[test]

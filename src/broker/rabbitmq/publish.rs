@@ -31,7 +31,7 @@ use super::{
 use crate::{
     broker::{
         CONFIRM_TIMEOUT, Outgoing, PublishError,
-        way_in::{Waiting, WayIn},
+        way_in::{self, Waiting, WayIn},
     },
     crash_point,
     job::chain,
@@ -227,10 +227,7 @@ impl Owner {
                         return End::Closed;
                     }
                     self.waiting.extend(gathered.drain(..));
-                    // Tokio runs a task at once that another has woken. Those who are about to publish too run before it
-                    // goes on, so that the burst is not the first of them alone.
-                    tokio::task::yield_now().await;
-                    self.waiting.extend(iter::from_fn(|| self.gathering.try_recv().ok()).take(BURST));
+                    way_in::and_the_rest(&mut self.gathering, &mut self.waiting, BURST).await;
                 }
                 changed = self.state.changed() => {
                     if changed.is_err() {

@@ -66,7 +66,8 @@ struct Sleeper {
 
 impl Sleeper {
     fn wake_up(&self) {
-        // Before it runs: what comes then is to wake it again.
+        // Before it runs: what comes then is to wake it again. Read as well as written: whoever found it set and did not
+        // wake has handed something out before, and that is what it must see.
         self.woken.swap(false, AcqRel);
         self.task.wake();
     }

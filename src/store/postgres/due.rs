@@ -145,14 +145,15 @@ impl Due for Postgres {
     }
 
     async fn release(&self, token: Uuid, ids: &[Uuid]) -> Result<(), StoreError> {
-        let (pool, ids) = (self.pool.clone(), ids.to_vec());
-        self.front.forget();
+        let (pool, ids, front) = (self.pool.clone(), ids.to_vec(), self.front.clone());
         detached(async move {
             sqlx::query(concat!("UPDATE jobs SET claim = NULL, claimed_until = NULL WHERE ", claimed!()))
                 .bind(token)
                 .bind(ids)
                 .execute(&pool)
                 .await?;
+            // Now that they are there: a claim that looked before has not seen them.
+            front.forget();
             Ok(())
         })
         .await

@@ -59,6 +59,8 @@ impl Front {
         let taken = taken.into_iter().map(|(kind, taken)| (kind, taken.up_to));
         match &mut *seen {
             Some(seen) if narrow => seen.kinds.extend(taken),
+            // It was forgotten meanwhile, and this claim has not looked at what for.
+            None if narrow => {}
             seen => *seen = Some(Seen { looked: Instant::now(), kinds: taken.collect() }),
         }
     }
@@ -98,6 +100,8 @@ mod tests {
         front.note(false, taken(true, 1_000_000));
         front.forget();
         assert_eq!(front.known(), None);
+        front.note(true, taken(true, 2_000_000));
+        assert_eq!(front.known(), None, "a claim that had begun before has not looked there");
     }
 
     #[test]

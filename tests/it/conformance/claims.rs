@@ -154,13 +154,26 @@ pub(super) async fn whoever_waits_is_woken_by_what_becomes_due_soon(Fixture { st
     timeout(Duration::from_millis(200), store.wait(LATER)).await.unwrap_err();
 }
 
+fn due_before(seconds: i64, job: &Envelope) -> NewJob {
+    NewJob { due: Due::At(clock::now() - seconds * 1_000_000), ..new_job(job, NOW) }
+}
+
+pub(super) async fn what_is_released_is_claimed_first_while_there_is_more(Fixture { store, .. }: &Fixture) {
+    let jobs: Vec<_> = (1..=100).rev().map(|seconds| due_before(seconds, &envelope())).collect();
+    store.insert(&jobs).await.unwrap();
+    let claim = async || {
+        let claim = store.claim(10, LEASE, &[]).await.unwrap();
+        (claim.token, claim.jobs.iter().map(|job| job.envelope.id).collect::<Vec<_>>())
+    };
+    let ((first_token, first), (second_token, second)) = (claim().await, claim().await);
+    store.release(second_token, &second).await.unwrap();
+    store.release(first_token, &first).await.unwrap();
+    assert_eq!((claim().await.1, claim().await.1), (first, second));
+}
+
 pub(super) async fn what_comes_up_behind_a_claim_is_claimed_while_there_is_more_before_it(
     Fixture { store, second, .. }: &Fixture,
 ) {
-    let due_before = |seconds: i64, job: &Envelope| {
-        let due = Due::At(clock::now() - seconds * 1_000_000);
-        NewJob { due, ..new_job(job, NOW) }
-    };
     let jobs: Vec<_> = (1..=2000).rev().map(|seconds| due_before(seconds, &envelope())).collect();
     store.insert(&jobs).await.unwrap();
     let lapsing = second.claim(10, Duration::from_millis(100), &[]).await.unwrap();

@@ -15,7 +15,8 @@ use super::{
         a_confirm_after_the_job_has_finished_changes_nothing,
         a_job_with_a_delay_is_claimed_when_it_is_due_and_not_before,
         a_lease_that_lapses_is_taken_by_another_and_its_own_late_confirm_is_nothing, two_claimers_never_take_one_row,
-        what_comes_up_behind_a_claim_is_claimed_while_there_is_more_before_it, what_is_released_is_due_at_once,
+        what_comes_up_behind_a_claim_is_claimed_while_there_is_more_before_it,
+        what_is_released_is_claimed_first_while_there_is_more, what_is_released_is_due_at_once,
         whoever_waits_is_woken_by_what_becomes_due_soon,
     },
     keys::{
@@ -108,6 +109,7 @@ conformance!(
     what_is_released_is_due_at_once,
     a_claim_is_fair_between_kinds_and_passes_over_those_it_is_told_to,
     what_comes_up_behind_a_claim_is_claimed_while_there_is_more_before_it,
+    what_is_released_is_claimed_first_while_there_is_more,
     whoever_waits_is_woken_by_what_becomes_due_soon,
     a_job_that_is_there_already_is_told_and_not_changed,
     of_two_that_are_put_in_together_under_one_id_the_second_is_told_of_the_first,

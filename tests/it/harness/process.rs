@@ -111,26 +111,23 @@ impl Installation {
 
     /// Writes the configuration anew.
     pub(crate) fn configure(&self, text: &str) {
-        let text = match &self.servers {
-            None => text.to_owned(),
-            Some((rabbit, database)) => format!(
-                "{text}\n[broker]\nurl = \"{}\"\nprefix = \"{}\"\n[database]\nurl = \"{}\"\n",
-                rabbit.url, rabbit.prefix, database.url
-            ),
-        };
-        std::fs::write(self.file(), text).expect("a file in our own folder");
+        self.write(text, None, None);
     }
 
-    /// Writes the configuration anew, with servers that are reached through these proxies.
+    /// Writes the configuration anew, with keys, and with servers that are reached through these proxies.
     pub(crate) fn configure_behind(&self, text: &str, broker: Option<&Proxy>, database: Option<&Proxy>) {
-        let (rabbit, postgres) = self.servers().expect("an installation on servers");
-        let broker = broker.map_or_else(|| rabbit.url.clone(), |proxy| rabbit.through(proxy.port));
-        let database = database.map_or_else(|| postgres.url.clone(), |proxy| postgres.through(proxy.port));
-        let (keys, prefix) = (self.run(&["config", "keys"]).stdout, &rabbit.prefix);
-        let text = format!(
-            "{keys}\n{text}\n[broker]\nurl = \"{broker}\"\nprefix = \"{prefix}\"\n[database]\nurl = \"{database}\"\n"
-        );
-        std::fs::write(self.file(), text).expect("a file in our own folder");
+        let keys = self.run(&["config", "keys"]).stdout;
+        self.write(&format!("{keys}\n{text}"), broker, database);
+    }
+
+    fn write(&self, text: &str, broker: Option<&Proxy>, database: Option<&Proxy>) {
+        let servers = self.servers().map_or_else(String::new, |(rabbit, postgres)| {
+            let broker = broker.map_or_else(|| rabbit.url.clone(), |proxy| rabbit.through(proxy.port));
+            let database = database.map_or_else(|| postgres.url.clone(), |proxy| postgres.through(proxy.port));
+            let prefix = &rabbit.prefix;
+            format!("[broker]\nurl = \"{broker}\"\nprefix = \"{prefix}\"\n[database]\nurl = \"{database}\"\n")
+        });
+        std::fs::write(self.file(), format!("{text}\n{servers}")).expect("a file in our own folder");
     }
 
     pub(crate) fn file(&self) -> PathBuf {
@@ -176,6 +173,8 @@ impl Installation {
 
     /// The same, to be ended abruptly at a crash point.
     pub(crate) fn up_to_crash(&self, roles: &[&str], at: &str, after: u32) -> Up {
+        let can_crash = cfg!(feature = "crash-points");
+        assert!(can_crash, "it would never end: the feature crash-points is not built in, which tests/run does");
         self.up_with(roles, &[("WARREN_CRASH_AT", at), ("WARREN_CRASH_AFTER", &after.to_string())])
     }
 
@@ -217,7 +216,8 @@ impl Installation {
         self.up_on("0.0.0.0:0", roles, &[])
     }
 
-    fn up_with(&self, roles: &[&str], environment: &[(&str, &str)]) -> Up {
+    /// Starts `warren up` with these roles, with this in its environment.
+    pub(crate) fn up_with(&self, roles: &[&str], environment: &[(&str, &str)]) -> Up {
         self.up_on("127.0.0.1:0", roles, environment)
     }
 

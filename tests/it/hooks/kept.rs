@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 
 use super::{
-    counted, open,
+    open, received,
     signer::{Hook, Signer},
     taken,
 };
@@ -66,5 +66,5 @@ async fn so_much_of_a_body_is_taken_as_the_documentation_says_and_no_more() {
         assert_eq!(status(fits).await, taken, "{what}");
         assert_eq!(status(does_not).await, too_large, "{what}");
     }
-    assert_eq!(counted(&up, "other", "refused").await, 3);
+    assert_eq!(received(&up, "other", "refused").await, 3);
 }

@@ -14,6 +14,7 @@ use self::signer::{Hook, STANDARD, STANDARD_NEW, STRIPE, Signer, seconds_from_no
 use crate::{
     gateway::jobs,
     harness::{
+        counted::counted,
         http::{Http, parts},
         process::{Installation, Up},
         proxy::Proxy,
@@ -51,12 +52,8 @@ async fn taken(installation: &Installation, http: &Http, hook: &Hook) -> Value {
 }
 
 /// How often this became of a webhook of this source.
-async fn counted(up: &Up, source: &str, outcome: &str) -> u64 {
-    let metrics = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-    let (source, outcome) = (format!("source=\"{source}\""), format!("outcome=\"{outcome}\""));
-    let mut lines = metrics.lines().filter(|line| line.starts_with("warren_hooks_received_total{"));
-    let line = lines.find(|line| line.contains(&source) && line.contains(&outcome));
-    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+async fn received(up: &Up, source: &str, outcome: &str) -> u64 {
+    counted(up, ("warren_hooks_received_total", &[("source", source), ("outcome", outcome)])).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,8 +88,8 @@ async fn what_the_libraries_of_standard_webhooks_svix_and_stripe_sign_becomes_ev
     assert_eq!(event["id"], "evt_1MqqbKLt4dXK03v5qaIbiNCC");
     assert_eq!(event["time"], "2023-03-29T04:27:08Z");
     assert_eq!(event["data"], body);
-    assert_eq!(counted(&up, "shop", "accepted").await, 3);
-    assert_eq!(counted(&up, "pay", "accepted").await, 1);
+    assert_eq!(received(&up, "shop", "accepted").await, 3);
+    assert_eq!(received(&up, "pay", "accepted").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +247,7 @@ async fn a_webhook_that_is_sent_again_is_told_so_and_is_the_same_job_for_a_gatew
         assert_eq!((status, answer["code"].as_str()), (200, Some("already_received")), "{answer}");
         assert_eq!((&answer["id"], &answer["type"], &answer["jobs"]), (&json!("msg_1"), &json!("shop.a"), &json!([])));
     }
-    assert_eq!(counted(&up, "shop", "already_received").await, 2);
+    assert_eq!(received(&up, "shop", "already_received").await, 2);
     up.kill();
     let up = installation.up(&[]);
     let (status, answer) = parts(again.request(&Http::to(up.gateway())).send().await.unwrap()).await;
@@ -278,7 +275,7 @@ async fn a_broker_that_is_away_is_said_at_once_and_what_was_not_taken_is_taken_w
     assert!(response.headers().contains_key("retry-after"));
     let (status, answer) = parts(response).await;
     assert_eq!(status, 503, "{answer}");
-    assert_eq!(counted(&up, "github", "not_taken").await, 1);
+    assert_eq!(received(&up, "github", "not_taken").await, 1);
     to_broker.refuse(false);
     let answer = until("it is taken", async || {
         let (status, answer) = parts(hook.request(&http).send().await.unwrap()).await;

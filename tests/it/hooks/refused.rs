@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    counted, open,
+    open, received,
     signer::{Hook, STANDARD, STRIPE, Signer, TOKEN, TWILIO, seconds_from_now, sources},
 };
 use crate::{
@@ -101,11 +101,11 @@ async fn what_is_not_signed_by_who_it_says_is_refused_counted_and_nothing_else()
     let of =
         |source: &str| bad.iter().filter(|hook| hook.path.split('?').next().unwrap().ends_with(source)).count() as u64;
     for source in ["shop", "pay", "github", "phone", "other"] {
-        assert_eq!(counted(&up, source, "bad_signature").await, of(source), "{source}");
-        assert_eq!(counted(&up, source, "accepted").await, 0, "{source}");
+        assert_eq!(received(&up, source, "bad_signature").await, of(source), "{source}");
+        assert_eq!(received(&up, source, "accepted").await, 0, "{source}");
     }
-    assert_eq!(counted(&up, "shop", "stale_timestamp").await, 8);
-    assert_eq!(counted(&up, "pay", "stale_timestamp").await, 6);
+    assert_eq!(received(&up, "shop", "stale_timestamp").await, 8);
+    assert_eq!(received(&up, "pay", "stale_timestamp").await, 6);
     assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
     let logs = installation.logs();
     assert!(logs.contains("a webhook was refused"), "what is logged at all is looked at");
@@ -176,7 +176,7 @@ async fn a_source_that_is_not_configured_and_a_body_that_cannot_be_one_are_told_
     assert_eq!((status, code.as_str()), (415, "unsupported_encoding"));
     let (status, code, _) = refused(&http, &Hook::bearer(&vec![b'x'; (1 << 20) + 1])).await;
     assert_eq!((status, code.as_str()), (413, "too_large"));
-    assert_eq!(counted(&up, "other", "unreadable").await, 2);
+    assert_eq!(received(&up, "other", "unreadable").await, 2);
     let logs = installation.logs();
     let unread: Vec<_> = logs.lines().filter(|line| line.contains("could not be read")).collect();
     assert!(unread.len() == 2 && unread[1].contains("too_large") && unread[1].contains("other"), "{unread:?}");
@@ -200,7 +200,7 @@ async fn a_good_webhook_that_becomes_no_job_is_counted_and_logged_for_its_sender
         let line = logs.lines().find(|line| line.contains(delivery)).expect("it is logged by its id");
         assert!(line.contains("WARN") && line.contains(expected) && line.contains("github"), "{line}");
     }
-    assert_eq!((counted(&up, "github", "refused").await, counted(&up, "github", "not_taken").await), (2, 0));
+    assert_eq!((received(&up, "github", "refused").await, received(&up, "github", "not_taken").await), (2, 0));
     // Nothing was taken, so the same webhook is no repeat.
     let again = Hook::github(&mut signer, "fork", "delivery-2", &body);
     assert_eq!(refused(&http, &again).await.1, "no_route");

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     gateway::jobs,
     harness::{
+        counted::counted,
         http::{Http, parts},
         process::{Installation, Up},
         proxy::Proxy,
@@ -178,8 +179,7 @@ async fn every_refusal_has_its_own_answer_and_nothing_is_taken() {
     assert_eq!(code(many).await, (403, "missing_scope".into()));
     assert_eq!(jobs(&installation).len(), before, "nothing was taken");
     // What is refused is counted, by its reason.
-    let metrics = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("warren_auth_refused_total{reason=\"missing_scope\"}"), "{metrics}");
+    assert!(counted(&up, ("warren_auth_refused_total", &[("reason", "missing_scope")])).await > 0);
     for key in keys.values().chain([&unknown, &revoked, &past.0]) {
         assert!(!installation.logs().contains(&key[22..]), "no key is in a log");
     }

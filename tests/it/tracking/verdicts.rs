@@ -6,10 +6,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{Tracked, at, ids};
-use crate::harness::{
-    http::{Http, parts},
-    wait::until_equal,
-};
+use crate::harness::{counted::counted, http::parts, wait::until_equal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_event_is_refused_by_name_and_spoils_no_other() {
@@ -94,11 +91,11 @@ async fn a_bad_event_is_refused_by_name_and_spoils_no_other() {
     assert_eq!((status, &answer["status"]), (200, &json!("Ok")));
     assert_eq!(codes, ["invalid_body", "missing_field", "bad_timestamp", "bad_event"]);
     assert_eq!(ids(&tracked.installation).len(), cases.len() + 3, "nothing of that was taken");
-    let metrics = Http::to(&tracked.up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("warren_events_refused_total{reason=\"too_deep\"} 2"), "{metrics}");
+    let refused = async |reason| counted(&tracked.up, ("warren_events_refused_total", &[("reason", reason)])).await;
+    assert_eq!(refused("too_deep").await, 2);
     // Nothing is lost by a repeat, so it is not counted among what is.
-    assert!(metrics.contains("warren_events_repeated_total 1"), "{metrics}");
-    assert!(!metrics.contains("warren_events_refused_total{reason=\"duplicate_in_batch\"}"), "{metrics}");
+    assert_eq!(counted(&tracked.up, ("warren_events_repeated_total", &[])).await, 1);
+    assert_eq!(refused("duplicate_in_batch").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
