@@ -64,7 +64,13 @@ impl PgUrl {
         Self(self.0.clone().options([("statement_timeout", "0"), ("lock_timeout", "0"), ("enable_seqscan", "on")]))
     }
 
-    /// A connection that belongs to one lane.
+    /// The same place, for statements that take arrays and have one good plan however long those are: to plan a commit of
+    /// a few rows anew takes the database longer than to do it.
+    pub(super) fn with_one_plan(&self) -> Self {
+        Self(self.0.clone().options([("plan_cache_mode", "force_generic_plan")]))
+    }
+
+    /// A connection of its own.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
         bounded(self.0.connect()).await
     }

@@ -56,7 +56,7 @@ impl Postgres {
 
 impl Store for Postgres {
     fn lane(&self) -> Box<dyn Record> {
-        Box::new(record::Lane::new(self.url.clone()))
+        Box::new(record::Lane::new(&self.url))
     }
 }
 

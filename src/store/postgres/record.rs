@@ -3,7 +3,11 @@
 use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{
+    Executor as _, PgConnection, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use uuid::Uuid;
 
 use super::{
@@ -24,8 +28,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(url: PgUrl) -> Self {
-        Self { url, connection: None }
+    pub(super) fn new(url: &PgUrl) -> Self {
+        Self { url: url.with_one_plan(), connection: None }
     }
 }
 
@@ -58,76 +62,107 @@ impl Record for Lane {
     }
 }
 
-/// The columns that every completion has, as arrays.
-#[derive(Default)]
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    created: Vec<Timestamptz>,
-    roots: Vec<Option<Uuid>>,
-    runs: Vec<i32>,
-    versions: Vec<i32>,
-    attempts: Vec<i16>,
-    keyed: Vec<bool>,
-    kinds: Vec<&'a str>,
-    tenants: Vec<&'a str>,
-    sources: Vec<Option<&'a str>>,
-    bodies: Vec<Option<&'a [u8]>>,
-    outputs: Vec<Option<&'a [u8]>>,
+/// A column: a value for each row, or one that all of them have. A batch has the same in most of its columns, and then an
+/// array of them costs the database more than the rows.
+struct Column<T> {
+    each: Vec<T>,
+    all: Option<T>,
 }
 
-impl<'a> Columns<'a> {
-    fn of(batch: impl IntoIterator<Item = &'a Completion>) -> Self {
-        let mut columns = Self::default();
-        for completion in batch {
-            let (envelope, after) = (&completion.envelope, completion.after());
-            columns.ids.push(envelope.id);
-            columns.created.push(Timestamptz(envelope.created_at));
-            columns.roots.push(envelope.root);
-            columns.runs.push(after.run.cast_signed());
-            columns.versions.push(envelope.version.into());
-            columns.attempts.push(after.attempt.cast_signed());
-            columns.keyed.push(envelope.key.is_keyed());
-            columns.kinds.push(envelope.kind.as_str());
-            columns.tenants.push(envelope.tenant.as_str());
-            columns.sources.push(envelope.source.as_deref());
-            columns.bodies.push(completion.body.as_deref());
-            columns.outputs.push(after.output);
+impl<T: Copy + PartialEq> Column<T> {
+    fn of(rows: impl Iterator<Item = T> + Clone) -> Self {
+        let mut values = rows.clone();
+        match values.next() {
+            Some(first) if values.all(|value| value == first) => Self { each: Vec::new(), all: Some(first) },
+            _ => Self { each: rows.collect(), all: None },
         }
-        columns
     }
 }
 
+/// One that may be without a value in each row. In none at all if it is empty: `unnest` fills up the shorter of its arrays.
+fn sparse<T>(rows: impl Iterator<Item = Option<T>> + Clone) -> Vec<Option<T>> {
+    if rows.clone().all(|value| value.is_none()) { Vec::new() } else { rows.collect() }
+}
+
+/// The columns that every completion has.
+macro_rules! names {
+    () => {
+        "id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output"
+    };
+}
+
+/// Their arrays, as [`bind`] binds them.
+macro_rules! arrays {
+    () => {
+        "$1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[], $8::text[],
+         $9::text[], $10::text[], $11::bytea[], $12::bytea[]"
+    };
+}
+
+/// Their values in a row `c` of those arrays.
+macro_rules! values {
+    () => {
+        "c.id, c.created_at, c.root, coalesce(c.run, $13), coalesce(c.version, $14), coalesce(c.attempt, $15),
+         coalesce(c.keyed, $16), coalesce(c.kind, $17), coalesce(c.tenant, $18), c.source, c.body, c.output"
+    };
+}
+
+type PgQuery<'a> = Query<'a, sqlx::Postgres, PgArguments>;
+
+fn bind<'a>(query: PgQuery<'a>, batch: &[&'a Completion]) -> PgQuery<'a> {
+    let envelopes = batch.iter().map(|completion| &completion.envelope);
+    let afters: Vec<_> = batch.iter().map(|completion| completion.after()).collect();
+    let runs = Column::of(afters.iter().map(|after| after.run.cast_signed()));
+    let versions = Column::of(envelopes.clone().map(|envelope| i32::from(envelope.version)));
+    let attempts = Column::of(afters.iter().map(|after| after.attempt.cast_signed()));
+    let keyed = Column::of(envelopes.clone().map(|envelope| envelope.key.is_keyed()));
+    let kinds = Column::of(envelopes.clone().map(|envelope| envelope.kind.as_str()));
+    let tenants = Column::of(envelopes.clone().map(|envelope| envelope.tenant.as_str()));
+    query
+        .bind(envelopes.clone().map(|envelope| envelope.id).collect::<Vec<_>>())
+        .bind(envelopes.clone().map(|envelope| Timestamptz(envelope.created_at)).collect::<Vec<_>>())
+        .bind(sparse(envelopes.clone().map(|envelope| envelope.root)))
+        .bind(runs.each)
+        .bind(versions.each)
+        .bind(attempts.each)
+        .bind(keyed.each)
+        .bind(kinds.each)
+        .bind(tenants.each)
+        .bind(sparse(envelopes.map(|envelope| envelope.source.as_deref())))
+        .bind(sparse(batch.iter().map(|completion| completion.body.as_deref())))
+        .bind(sparse(afters.iter().map(|after| after.output)))
+        .bind(runs.all)
+        .bind(versions.all)
+        .bind(attempts.all)
+        .bind(keyed.all)
+        .bind(kinds.all)
+        .bind(tenants.all)
+}
+
 async fn insert_successes(connection: &mut PgConnection, batch: &[Completion]) -> sqlx::Result<usize> {
-    let columns = Columns::of(batch);
-    let done = sqlx::query(
-        "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
-                           state, finished_at)
-         SELECT c.*, 'succeeded', now()
-         FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
-                     $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[])
-              AS c (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output)
-         WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.id = c.id AND tombstones.tenant IN (c.tenant, '*'))
+    // Whether there is any tombstone at all is asked once: mostly there is none.
+    let statement = concat!(
+        "INSERT INTO jobs (",
+        names!(),
+        ", state, finished_at) SELECT ",
+        values!(),
+        ", 'succeeded', now() FROM unnest(",
+        arrays!(),
+        ") AS c (",
+        names!(),
+        ")
+         WHERE (NOT EXISTS (SELECT FROM tombstones)
+                OR NOT EXISTS (SELECT FROM tombstones
+                               WHERE tombstones.id = c.id AND tombstones.tenant IN (coalesce(c.tenant, $18), '*')))
          ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
              attempt = excluded.attempt, body = excluded.body, output = excluded.output, suspicion = 0,
              reason = NULL, error = NULL, due_at = NULL, claim = NULL, claimed_until = NULL, parked_at = NULL
          WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.run <= excluded.run
-           AND jobs.tenant = excluded.tenant",
-    )
-    .bind(columns.ids)
-    .bind(columns.created)
-    .bind(columns.roots)
-    .bind(columns.runs)
-    .bind(columns.versions)
-    .bind(columns.attempts)
-    .bind(columns.keyed)
-    .bind(columns.kinds)
-    .bind(columns.tenants)
-    .bind(columns.sources)
-    .bind(columns.bodies)
-    .bind(columns.outputs)
-    .execute(connection)
-    .await?;
+           AND jobs.tenant = excluded.tenant"
+    );
+    let batch: Vec<_> = batch.iter().collect();
+    let done = bind(sqlx::query(statement), &batch).execute(connection).await?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }
 
@@ -175,7 +210,6 @@ async fn upsert(connection: &mut PgConnection, batch: &[&Completion]) -> sqlx::R
     if batch.is_empty() {
         return Ok(Vec::new());
     }
-    let columns = Columns::of(batch.iter().copied());
     let mut digests: Vec<Option<&[u8]>> = Vec::with_capacity(batch.len());
     let mut states = Vec::with_capacity(batch.len());
     let mut delays: Vec<Option<i64>> = Vec::with_capacity(batch.len());
@@ -195,18 +229,19 @@ async fn upsert(connection: &mut PgConnection, batch: &[&Completion]) -> sqlx::R
         reasons.push(after.reason);
         errors.push(after.failure.map(|failure| failure.text.as_str()));
     }
-    let rows = sqlx::query(
-        "INSERT INTO jobs (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
-                           fingerprint, reason, error, trace_parent, trace_state, suspicion, state, due_at, finished_at)
-         SELECT c.id, c.created_at, c.root, c.run, c.version, c.attempt, c.keyed, c.kind, c.tenant, c.source, c.body,
-                c.output, c.fingerprint, c.reason, c.error, c.trace_parent, c.trace_state, c.suspicion,
-                c.state::job_state,
-                now() + c.delay * interval '1 microsecond', CASE WHEN c.delay IS NULL THEN now() END
-         FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::int[], $5::int[], $6::smallint[], $7::bool[],
-                     $8::text[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::text[],
-                     $15::text[], $16::text[], $17::text[], $18::text[], $19::bigint[], $20::smallint[])
-              AS c (id, created_at, root, run, version, attempt, keyed, kind, tenant, source, body, output,
-                    fingerprint, reason, error, trace_parent, trace_state, state, delay, suspicion)
+    let statement = concat!(
+        "INSERT INTO jobs (",
+        names!(),
+        ", fingerprint, reason, error, trace_parent, trace_state, suspicion, state, due_at, finished_at) SELECT ",
+        values!(),
+        ", c.fingerprint, c.reason, c.error, c.trace_parent, c.trace_state, c.suspicion, c.state::job_state,
+           now() + c.delay * interval '1 microsecond', CASE WHEN c.delay IS NULL THEN now() END
+         FROM unnest(",
+        arrays!(),
+        ", $19::bytea[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::bigint[], $26::smallint[])
+              AS c (",
+        names!(),
+        ", fingerprint, reason, error, trace_parent, trace_state, state, delay, suspicion)
          ON CONFLICT (id) DO UPDATE
          SET state = excluded.state, finished_at = excluded.finished_at, run = excluded.run,
              attempt = excluded.attempt, body = excluded.body, output = excluded.output,
@@ -214,30 +249,19 @@ async fn upsert(connection: &mut PgConnection, batch: &[&Completion]) -> sqlx::R
              claim = NULL, claimed_until = NULL, parked_at = NULL
          WHERE jobs.state IN ('scheduled', 'queued', 'running', 'retrying') AND jobs.tenant = excluded.tenant
            AND jobs.run <= excluded.run - CASE WHEN excluded.due_at IS NULL THEN 0 ELSE 1 END
-         RETURNING id",
-    )
-    .bind(columns.ids)
-    .bind(columns.created)
-    .bind(columns.roots)
-    .bind(columns.runs)
-    .bind(columns.versions)
-    .bind(columns.attempts)
-    .bind(columns.keyed)
-    .bind(columns.kinds)
-    .bind(columns.tenants)
-    .bind(columns.sources)
-    .bind(columns.bodies)
-    .bind(columns.outputs)
-    .bind(digests)
-    .bind(reasons)
-    .bind(errors)
-    .bind(traces.0)
-    .bind(traces.1)
-    .bind(states)
-    .bind(delays)
-    .bind(suspicions)
-    .fetch_all(connection)
-    .await?;
+         RETURNING id"
+    );
+    let rows = bind(sqlx::query(statement), batch)
+        .bind(digests)
+        .bind(reasons)
+        .bind(errors)
+        .bind(traces.0)
+        .bind(traces.1)
+        .bind(states)
+        .bind(delays)
+        .bind(suspicions)
+        .fetch_all(connection)
+        .await?;
     let mut won: Vec<Uuid> = rows.iter().map(|row: &PgRow| row.get(0)).collect();
     won.sort_unstable();
     Ok(won)

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::harness::{
     engines::{LiteFile, PgDatabase},
-    jobs::{BODY, OUTPUT, dead, envelope, new_job, retry, snooze, success, success_with},
+    jobs::{BODY, OUTPUT, dead, envelope, envelope_of, kind, new_job, retry, snooze, success, success_with},
 };
 
 /// A store under test, and whatever must live as long as it.
@@ -91,6 +91,7 @@ macro_rules! conformance {
 conformance!(
     a_success_is_one_row_with_its_output_and_without_its_body,
     everything_that_an_envelope_says_is_kept,
+    what_jobs_of_a_batch_have_in_common_and_what_not_is_kept_of_each,
     a_failure_is_kept_with_its_body_and_is_due_again,
     a_dead_letter_keeps_its_exact_bytes_its_reason_and_its_attempts,
     a_second_copy_of_a_run_records_nothing,
@@ -197,6 +198,32 @@ async fn everything_that_an_envelope_says_is_kept(Fixture { store, .. }: &Fixtur
     let claimed = store.claim(10, LEASE, &[]).await.unwrap().jobs;
     assert_eq!(claimed.len(), 1);
     assert_eq!((&claimed[0].envelope, claimed[0].body.as_slice()), (&scheduled, BODY));
+}
+
+async fn what_jobs_of_a_batch_have_in_common_and_what_not_is_kept_of_each(Fixture { store, .. }: &Fixture) {
+    let other = || Envelope {
+        version: 7,
+        run: 3,
+        attempt: 2,
+        tenant: Tenant::new("acme").unwrap(),
+        source: Some("shop".into()),
+        root: Some(Uuid::from_u128(9)),
+        key: Key::Keyed,
+        ..envelope_of(&kind("b.kind"))
+    };
+    for batch in [[envelope(), envelope(), envelope()], [other(), other(), other()], [envelope(), other(), envelope()]]
+    {
+        let ended: [fn(&Envelope) -> Completion; 2] = [success, dead];
+        for ended in ended {
+            let batch = batch.clone().map(|job| Envelope { id: envelope().id, ..job });
+            assert_eq!(record(store.as_ref(), batch.iter().map(ended).collect()).await, 0);
+            for job in batch {
+                let row = store.get(Some(&job.tenant), job.id).await.unwrap().expect("a row");
+                let failures = u16::from(row.state == State::Dead);
+                assert_eq!(row.envelope, Envelope { attempt: job.attempt + failures, ..job });
+            }
+        }
+    }
 }
 
 async fn a_failure_is_kept_with_its_body_and_is_due_again(Fixture { store, .. }: &Fixture) {
