@@ -184,6 +184,9 @@ pub fn main(workers: Workers) -> ExitCode {
     let Global { config, data_dir, output } = global;
     let flags = Flags { config, data_dir, ..Flags::default() };
     let ask = Ask { flags, output, workers };
+    if let Verb::Up(up) = &verb {
+        up.before_threads();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::Failed(format!("no runtime: {error}")).report(),

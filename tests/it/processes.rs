@@ -1,13 +1,13 @@
 //! Processes: how they start, what they refuse to start on, and how they end.
 
-use std::{net::TcpListener, time::Duration};
+use std::{collections::BTreeSet, net::TcpListener, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::harness::{
     counted::{ENDED, counted, until_a_probe_runs},
     http::{Http, parts},
-    process::{Installation, bare, said},
+    process::{Installation, Up, bare, said},
     wait::{until, until_equal},
 };
 
@@ -421,4 +421,30 @@ async fn a_full_queue_is_told_at_once_loses_nothing_and_takes_jobs_again_when_th
     http.job_in(&again, "succeeded").await;
     let cleared = std::process::Command::new(&rabbitmqctl).args(["clear_policy", &rabbit.prefix]).output().unwrap();
     assert!(cleared.status.success(), "{cleared:?}");
+}
+
+/// How the kernel schedules the threads of a process: fields 41 of their `stat`, proc(5).
+fn policies(up: &Up) -> BTreeSet<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", up.pid())).unwrap();
+    let policy = |thread: &Path| {
+        let stat = std::fs::read_to_string(thread.join("stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(38)?.parse().ok()
+    };
+    threads.filter_map(|thread| policy(&thread.unwrap().path())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_takes_its_turn_and_a_gateway_is_prompt() {
+    /// sched(7)
+    const SCHED_OTHER: u32 = 0;
+    const SCHED_BATCH: u32 = 3;
+    let Some(installation) = Installation::on_servers("").await else { return };
+    for (roles, policy) in [
+        (&["worker", "keeper"][..], SCHED_BATCH),
+        (&["gateway"], SCHED_OTHER),
+        (&["dispatcher"], SCHED_OTHER),
+        (&[], SCHED_OTHER),
+    ] {
+        assert_eq!(policies(&installation.up(roles)), BTreeSet::from([policy]), "{roles:?}");
+    }
 }
