@@ -13,13 +13,13 @@ use warren::{
         embedded::Embedded,
         rabbitmq::{Consumer, Producer},
     },
-    job::{Envelope, Key, Kind, Tenant, Trace},
+    job::{Envelope, Key, Kind},
     sqlite::Database,
 };
 
 use crate::harness::{
     engines::{LiteFile, RabbitPrefix},
-    jobs::{BODY, envelope_of, kind},
+    jobs::{BODY, envelope_of, full_envelope_of, kind},
     proxy::Proxy,
     wait::{until, until_equal},
 };
@@ -203,18 +203,7 @@ conformance!(
 
 async fn what_was_published_comes_out_as_it_went_in(fixture: Fixture) {
     let plain = envelope_of(&first());
-    let full = Envelope {
-        version: 7,
-        run: 3,
-        attempt: 2,
-        tenant: Tenant::new("acme").unwrap(),
-        source: Some("shop".into()),
-        root: Some(Uuid::from_u128(9)),
-        key: Key::Digest([7; 32]),
-        suspicion: warren::job::Suspicion::Crashed,
-        trace: Some(Box::new(Trace { parent: "00-ab-cd-01".into(), state: Some("x=y".into()) })),
-        ..envelope_of(&first())
-    };
+    let full = Envelope { suspicion: warren::job::Suspicion::Crashed, ..full_envelope_of(&first()) };
     let keyed = Envelope { key: Key::Keyed, ..envelope_of(&first()) };
     let large = vec![7; 1 << 20];
     for (envelope, body) in [(&plain, BODY), (&full, &[]), (&keyed, &large)] {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use uuid::Uuid;
 use warren::{
     clock,
-    job::{Completion, Envelope, Key, State, Tenant, Trace},
+    job::{Completion, Envelope, Key, State, Tenant},
     store::{JobRecord, Known, MigrateError, Store, StoreError, Transition, sqlite::Sqlite},
 };
 
@@ -40,7 +40,7 @@ use super::{
 };
 use crate::harness::{
     engines::{LiteFile, PgDatabase},
-    jobs::{BODY, OUTPUT, dead, envelope, envelope_of, kind, new_job, retry, snooze, success, success_with},
+    jobs::{BODY, OUTPUT, dead, envelope, full_envelope_of, kind, new_job, retry, snooze, success, success_with},
 };
 
 /// A store under test, and whatever must live as long as it.
@@ -175,17 +175,7 @@ async fn a_success_is_one_row_with_its_output_and_without_its_body(Fixture { sto
 }
 
 async fn everything_that_an_envelope_says_is_kept(Fixture { store, .. }: &Fixture) {
-    let full = Envelope {
-        version: 7,
-        run: 3,
-        attempt: 2,
-        tenant: Tenant::new("acme").unwrap(),
-        source: Some("shop".into()),
-        root: Some(Uuid::from_u128(9)),
-        key: Key::Digest([7; 32]),
-        trace: Some(Box::new(Trace { parent: "00-ab-cd-01".into(), state: Some("x=y".into()) })),
-        ..envelope()
-    };
+    let full = full_envelope_of(&kind("test.kind"));
     // As a failure, because a success needs no trace any more.
     record(store.as_ref(), vec![dead(&full)]).await;
     let row = store.get(Some(&full.tenant), full.id).await.unwrap().expect("a row");
@@ -201,16 +191,8 @@ async fn everything_that_an_envelope_says_is_kept(Fixture { store, .. }: &Fixtur
 }
 
 async fn what_jobs_of_a_batch_have_in_common_and_what_not_is_kept_of_each(Fixture { store, .. }: &Fixture) {
-    let other = || Envelope {
-        version: 7,
-        run: 3,
-        attempt: 2,
-        tenant: Tenant::new("acme").unwrap(),
-        source: Some("shop".into()),
-        root: Some(Uuid::from_u128(9)),
-        key: Key::Keyed,
-        ..envelope_of(&kind("b.kind"))
-    };
+    // Plain: a success keeps no trace, and whoever has a digest may have promised another body.
+    let other = || Envelope { key: Key::Keyed, trace: None, ..full_envelope_of(&kind("b.kind")) };
     for batch in [[envelope(), envelope(), envelope()], [other(), other(), other()], [envelope(), other(), envelope()]]
     {
         let ended: [fn(&Envelope) -> Completion; 2] = [success, dead];

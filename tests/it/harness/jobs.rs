@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use uuid::Uuid;
 use warren::{
     clock,
-    job::{Completion, Due, Envelope, Failure, Kind, NewJob, Outcome, Suspicion},
+    job::{Completion, Due, Envelope, Failure, Key, Kind, NewJob, Outcome, Suspicion, Tenant, Trace},
 };
 
 pub(crate) fn kind(name: &str) -> Kind {
@@ -23,6 +23,21 @@ pub(crate) fn envelope_of(kind: &Kind) -> Envelope {
     // As precise as every broker is.
     let now = clock::now() / 1_000_000 * 1_000_000;
     Envelope::new(Uuid::new_v8(bytes), kind.clone(), 1, now)
+}
+
+/// A job of which everything that an envelope keeps for good is said.
+pub(crate) fn full_envelope_of(kind: &Kind) -> Envelope {
+    Envelope {
+        version: 7,
+        run: 3,
+        attempt: 2,
+        tenant: Tenant::new("acme").expect("a good name"),
+        source: Some("shop".into()),
+        root: Some(Uuid::from_u128(9)),
+        key: Key::Digest([7; 32]),
+        trace: Some(Box::new(Trace { parent: "00-ab-cd-01".into(), state: Some("x=y".into()) })),
+        ..envelope_of(kind)
+    }
 }
 
 /// `{"n": 1}` as MessagePack.
