@@ -1,6 +1,6 @@
 //! `warren up`
 
-use std::{collections::BTreeSet, ffi::OsString};
+use std::ffi::OsString;
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, get_scheduler, set_scheduler};
@@ -27,7 +27,7 @@ pub(super) struct Up {
     admin_listen: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
     /// Takes jobs over HTTP
     Gateway,
@@ -50,7 +50,13 @@ impl Up {
     }
 
     fn roles(&self) -> Roles {
-        roles(&self.roles.iter().copied().collect())
+        let has = |role| self.roles.is_empty() || self.roles.contains(&role);
+        Roles {
+            gateway: has(Role::Gateway),
+            worker: has(Role::Worker),
+            dispatcher: has(Role::Dispatcher),
+            keeper: has(Role::Keeper),
+        }
     }
 
     pub(super) async fn run(self, mut ask: Ask) -> Result<(), Failure> {
@@ -78,16 +84,6 @@ fn take_turns() {
     if matches!(get_scheduler(this), Ok(Scheduler::SCHED_NORMAL)) {
         // Where that may not be, it does with less what it does all the same.
         _ = set_scheduler(this, Scheduler::SCHED_BATCH, SchedulerParams { priority: 0 });
-    }
-}
-
-fn roles(named: &BTreeSet<Role>) -> Roles {
-    let has = |role| named.is_empty() || named.contains(&role);
-    Roles {
-        gateway: has(Role::Gateway),
-        worker: has(Role::Worker),
-        dispatcher: has(Role::Dispatcher),
-        keeper: has(Role::Keeper),
     }
 }
 

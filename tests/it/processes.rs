@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     counted::{ENDED, counted, until_a_probe_runs},
     http::{Http, parts},
-    process::{Installation, Up, bare, said},
+    process::{Installation, bare, said},
     wait::{until, until_equal},
 };
 
@@ -423,19 +423,20 @@ async fn a_full_queue_is_told_at_once_loses_nothing_and_takes_jobs_again_when_th
     assert!(cleared.status.success(), "{cleared:?}");
 }
 
-/// How the kernel schedules the threads of a process: fields 41 of their `stat`, proc(5).
-fn policies(up: &Up) -> BTreeSet<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{}/task", up.pid())).unwrap();
+/// How the kernel schedules the threads of a process, and how many those are: fields 41 of their `stat`, proc(5), where
+/// sched(7) has the numbers.
+fn policies(pid: u32) -> (BTreeSet<u32>, usize) {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let policy = |thread: &Path| {
         let stat = std::fs::read_to_string(thread.join("stat")).ok()?;
         stat.rsplit_once(')')?.1.split_whitespace().nth(38)?.parse().ok()
     };
-    threads.filter_map(|thread| policy(&thread.unwrap().path())).collect()
+    let policies: Vec<_> = threads.filter_map(|thread| policy(&thread.unwrap().path())).collect();
+    (policies.iter().copied().collect(), policies.len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_takes_its_turn_and_a_gateway_is_prompt() {
-    /// sched(7)
     const SCHED_OTHER: u32 = 0;
     const SCHED_BATCH: u32 = 3;
     let Some(installation) = Installation::on_servers("").await else { return };
@@ -445,6 +446,28 @@ async fn a_worker_takes_its_turn_and_a_gateway_is_prompt() {
         (&["dispatcher"], SCHED_OTHER),
         (&[], SCHED_OTHER),
     ] {
-        assert_eq!(policies(&installation.up(roles)), BTreeSet::from([policy]), "{roles:?}");
+        assert_eq!(policies(installation.up(roles).pid()).0, BTreeSet::from([policy]), "{roles:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_started_under_another_policy_keeps_it() {
+    const SCHED_IDLE: u32 = 5;
+    let Some(installation) = Installation::on_servers("").await else { return };
+    let worker = installation.command(&["up", "worker", "--admin-listen", "127.0.0.1:0"]);
+    let mut idle = std::process::Command::new("chrt");
+    idle.args(["--idle", "0"]).arg(worker.get_program()).args(worker.get_args());
+    for (name, value) in worker.get_envs() {
+        match value {
+            Some(value) => idle.env(name, value),
+            None => idle.env_remove(name),
+        };
+    }
+    let output = std::process::Stdio::null;
+    let mut child = idle.stdout(output()).stderr(output()).spawn().unwrap();
+    // It has others once it has decided on how they are scheduled.
+    let threads = until("it has threads", async || Some(policies(child.id())).filter(|(_, count)| *count > 1)).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(threads.0, BTreeSet::from([SCHED_IDLE]));
 }

@@ -109,6 +109,7 @@ macro_rules! values {
 
 type PgQuery<'a> = Query<'a, sqlx::Postgres, PgArguments>;
 
+/// Binds the first 18 parameters: the arrays, and what stands for those that were left out.
 fn bind<'a>(query: PgQuery<'a>, batch: &[&'a Completion]) -> PgQuery<'a> {
     let envelopes = batch.iter().map(|completion| &completion.envelope);
     let afters: Vec<_> = batch.iter().map(|completion| completion.after()).collect();

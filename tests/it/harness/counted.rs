@@ -13,6 +13,9 @@ pub(crate) type Metric<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 /// Probes that succeeded.
 pub(crate) const ENDED: Metric<'_> = ("warren_jobs_finished_total", &[("kind", "warren.probe"), ("outcome", "ok")]);
 
+/// Probes that run now.
+const RUNNING: Metric<'_> = ("warren_inflight", &[("kind", "warren.probe")]);
+
 /// The sum of everything that is counted under this name with these labels.
 pub(crate) async fn counted(up: &Up, (name, labels): Metric<'_>) -> u64 {
     let text = Http::to(&up.admin).get("/metrics").send().await.unwrap().text().await.unwrap();
@@ -46,6 +49,5 @@ pub(crate) async fn until_counted(up: &Up, metric: Metric<'_>, wanted: u64, mut 
 
 /// Waits until a probe runs in a process.
 pub(crate) async fn until_a_probe_runs(up: &Up) {
-    let running = ("warren_inflight", [("kind", "warren.probe")]);
-    until("a probe runs", async || (counted(up, (running.0, &running.1)).await > 0).then_some(())).await;
+    until("a probe runs", async || (counted(up, RUNNING).await > 0).then_some(())).await;
 }
