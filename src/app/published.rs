@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -53,6 +53,22 @@ impl Counted {
             }
         }
     }
+
+    fn count(&self, kind: &Kind, published: &Result<(), PublishError>, took: Duration) {
+        match (published, self.kinds.get(kind)) {
+            (Ok(()), Some(count)) => {
+                count.since_taken.fetch_add(1, Relaxed);
+                count.published.increment(1);
+                self.confirm.record(took);
+            }
+            // A row may be of a kind that only other builds know.
+            (Ok(()), None) => {
+                counter_of(kind).increment(1);
+                self.confirm.record(took);
+            }
+            (Err(error), _) => counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1),
+        }
+    }
 }
 
 fn counter_of(kind: &Kind) -> Counter {
@@ -67,20 +83,15 @@ impl Publish for Counted {
         let published = self.inner.publish_all(jobs).await;
         let took = began.elapsed();
         for (kind, published) in kinds.iter().zip(&published) {
-            match (published, self.kinds.get(kind)) {
-                (Ok(()), Some(count)) => {
-                    count.since_taken.fetch_add(1, Relaxed);
-                    count.published.increment(1);
-                    self.confirm.record(took);
-                }
-                // A row may be of a kind that only other builds know.
-                (Ok(()), None) => {
-                    counter_of(kind).increment(1);
-                    self.confirm.record(took);
-                }
-                (Err(error), _) => counter!(PUBLISH_ERRORS, "reason" => error.code()).increment(1),
-            }
+            self.count(kind, published, took);
         }
+        published
+    }
+
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        let (kind, began) = (job.envelope.kind.clone(), Instant::now());
+        let published = self.inner.publish(job).await;
+        self.count(&kind, &published, began.elapsed());
         published
     }
 

@@ -40,9 +40,7 @@ pub trait Publish: Send + Sync {
     async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>>;
 
     /// The same for a single job.
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        self.publish_all(vec![job]).await.pop().unwrap_or(Err(PublishError::OutcomeUnknown))
-    }
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError>;
 
     /// Whether a publish would be taken now; if not, why.
     fn health(&self) -> Result<(), String>;

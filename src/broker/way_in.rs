@@ -1,7 +1,8 @@
 //! The way in, as every adapter has it: where jobs wait to be written, and how they are answered.
 //!
 //! Jobs that are published together are answered together: however many they are, whoever published them is woken once.
-//! An answer that is dropped, with the channel that its job was for, says that nobody knows.
+//! Most jobs come alone, and need no list of answers. An answer that is dropped, with the channel that its job was for, says
+//! that nobody knows.
 
 use std::{
     iter,
@@ -15,6 +16,7 @@ use tokio::{
     sync::{
         Notify,
         mpsc::{self, error::TrySendError},
+        oneshot,
     },
     time::Instant,
 };
@@ -50,15 +52,25 @@ impl WayIn {
         }
         let (group, since) = (Group::of(jobs.len()), Instant::now());
         for (place, job) in jobs.into_iter().enumerate() {
-            let waiting = Waiting { job, since, answer: Answer { group: group.clone(), place } };
-            let (refused, why) = match self.sender.try_send(waiting) {
-                Ok(()) => continue,
-                Err(TrySendError::Full(refused)) => (refused, PublishError::Busy),
-                Err(TrySendError::Closed(refused)) => (refused, PublishError::Unavailable),
-            };
-            refused.answer.send(Err(why));
+            self.wait(Waiting { job, since, answer: Answer::Among(Place { group: group.clone(), place }) });
         }
         group.told().await
+    }
+
+    /// The same for a single job.
+    pub(super) async fn publish(&self, job: Outgoing) -> Verdict {
+        let (answer, told) = oneshot::channel();
+        self.wait(Waiting { job, since: Instant::now(), answer: Answer::Alone(answer) });
+        told.await.unwrap_or(Err(PublishError::OutcomeUnknown))
+    }
+
+    fn wait(&self, waiting: Waiting) {
+        let (refused, why) = match self.sender.try_send(waiting) {
+            Ok(()) => return,
+            Err(TrySendError::Full(refused)) => (refused, PublishError::Busy),
+            Err(TrySendError::Closed(refused)) => (refused, PublishError::Unavailable),
+        };
+        refused.answer.send(Err(why));
     }
 }
 
@@ -94,28 +106,31 @@ impl Group {
 
 /// Where one job's answer goes. Dropped, it is that nobody knows.
 #[derive(Debug)]
-pub(super) struct Answer {
-    group: Arc<Group>,
-    place: usize,
+pub(super) enum Answer {
+    Alone(oneshot::Sender<Verdict>),
+    Among(Place),
 }
 
 impl Answer {
     pub(super) fn send(self, verdict: Verdict) {
-        self.group.verdicts.lock().unwrap_or_else(PoisonError::into_inner)[self.place] = verdict;
+        match self {
+            // Whoever asked may be gone.
+            Self::Alone(answer) => _ = answer.send(verdict),
+            Self::Among(Place { ref group, place }) => {
+                group.verdicts.lock().unwrap_or_else(PoisonError::into_inner)[place] = verdict;
+            }
+        }
     }
 }
 
-#[cfg(test)]
-impl Answer {
-    /// One for a single job, and what was told to it, once anything was.
-    pub(super) fn alone() -> (Self, impl FnOnce() -> Option<Verdict>) {
-        use futures_util::FutureExt as _;
-        let group = Group::of(1);
-        (Self { group: group.clone(), place: 0 }, move || group.told().now_or_never().map(|mut told| told.remove(0)))
-    }
+/// Whose answer it is among those of a group.
+#[derive(Debug)]
+pub(super) struct Place {
+    group: Arc<Group>,
+    place: usize,
 }
 
-impl Drop for Answer {
+impl Drop for Place {
     fn drop(&mut self) {
         if self.group.open.fetch_sub(1, AcqRel) == 1 {
             self.group.told.notify_one();
@@ -157,6 +172,24 @@ mod tests {
         waiting.pop().expect("the first").answer.send(Err(PublishError::Refused));
         let told = published.await;
         assert_eq!(told, [Err(PublishError::Refused), Err(PublishError::OutcomeUnknown), Ok(())]);
+    }
+
+    #[tokio::test]
+    async fn one_alone_is_told_or_knows_that_nobody_does() {
+        let (way_in, mut other_end) = WayIn::new(1);
+        let alone = || way_in.publish(jobs(1).remove(0));
+        for told in [Ok(()), Err(PublishError::Refused)] {
+            let answer = async { other_end.recv().await.expect("a job").answer.send(told.clone()) };
+            assert_eq!(tokio::join!(alone(), answer).0, told);
+        }
+        let drops = async { drop(other_end.recv().await.expect("a job")) };
+        assert_eq!(tokio::join!(alone(), drops).0, Err(PublishError::OutcomeUnknown));
+        let mut waits = std::pin::pin!(alone());
+        assert!(waits.as_mut().now_or_never().is_none());
+        assert_eq!(alone().await, Err(PublishError::Busy));
+        drop(other_end);
+        assert_eq!(waits.await, Err(PublishError::OutcomeUnknown));
+        assert_eq!(alone().await, Err(PublishError::Unavailable));
     }
 
     #[tokio::test]

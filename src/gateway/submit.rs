@@ -108,16 +108,44 @@ pub(super) struct Checked {
     submitted: Submitted,
 }
 
-/// A job that is on its way: its place among those that are taken together, and what is answered once it is durable.
+/// A job that is on its way: what is answered once it is durable.
 struct Promised {
-    place: usize,
     submitted: Submitted,
     /// Of its body, if it has an idempotency key.
     digest: Option<[u8; 32]>,
 }
 
-/// What became of jobs: durable, there before them, or neither and why.
-type Kept = Vec<(Promised, Result<Option<Known>, Problem>)>;
+/// Where a job goes that was checked.
+enum Way {
+    /// Nowhere: it is known what it is.
+    Known(Result<Submitted, Problem>),
+    /// To the broker.
+    Now(Promised, Outgoing),
+    /// Into the store.
+    Later(Promised, NewJob),
+}
+
+/// Jobs that take the same way, each with its place among those that came with it.
+struct Jobs<T> {
+    promised: Vec<(usize, Promised)>,
+    jobs: Vec<T>,
+}
+
+impl<T> Default for Jobs<T> {
+    fn default() -> Self {
+        Self { promised: Vec::new(), jobs: Vec::new() }
+    }
+}
+
+impl<T> Jobs<T> {
+    fn push(&mut self, place: usize, promised: Promised, job: T) {
+        self.promised.push((place, promised));
+        self.jobs.push(job);
+    }
+}
+
+/// What became of a job: durable, there before it, or neither and why.
+type Kept = Result<Option<Known>, Problem>;
 
 impl Gateway {
     /// Checks a job and names it. Nothing is taken yet.
@@ -158,92 +186,113 @@ impl Gateway {
 
     /// Takes a job that was checked: `Ok` only when it is durable.
     pub(super) async fn take(&self, checked: Checked) -> Result<Submitted, Problem> {
-        let taken = self.take_all(vec![Ok(checked)]).await.pop();
-        // One was put in, so one comes out.
-        taken.unwrap_or_else(|| Err(Problem::publish(&PublishError::OutcomeUnknown)))
+        // The request may be let go by now; what waits for the broker is bounded all the same.
+        let mut room = Room::default();
+        room.hold(checked.body.len())?;
+        match self.way(checked) {
+            Way::Known(told) => told,
+            Way::Now(promised, job) => {
+                crash_point!("gateway: not published");
+                let published = self.broker.publish(job).await;
+                if published.is_ok() {
+                    crash_point!("gateway: confirmed, not answered");
+                }
+                self.answer(promised, kept(&published))
+            }
+            Way::Later(promised, job) => {
+                let mut kept = self.schedule(vec![job]).await;
+                // One was put in, so one comes out.
+                self.answer(
+                    promised,
+                    kept.pop().unwrap_or_else(|| Err(Problem::publish(&PublishError::OutcomeUnknown))),
+                )
+            }
+        }
     }
 
     /// Takes jobs together, and answers each in its place: `Ok` only when it is durable. Those that were refused before
     /// stay so.
     pub(super) async fn take_all(&self, checked: Vec<Result<Checked, Problem>>) -> Vec<Result<Submitted, Problem>> {
-        // The request may be let go by now; what waits for the broker is bounded all the same.
         let (mut room, mut bytes) = (Room::default(), 0);
-        let (mut now, mut later, mut taken) = (Vec::new(), Vec::new(), Vec::with_capacity(checked.len()));
+        let (mut now, mut later, mut taken) = (Jobs::default(), Jobs::default(), Vec::with_capacity(checked.len()));
         for (place, checked) in checked.into_iter().enumerate() {
-            let held = checked.and_then(|checked| room.hold(bytes + checked.body.len()).map(|()| checked));
-            let Checked { envelope, body, due, submitted } = match held {
-                Ok(checked) => checked,
-                Err(problem) => {
-                    taken.push((place, Err(problem)));
-                    continue;
-                }
-            };
-            let digest = envelope.key.digest().copied();
-            if let Some(digest) = digest
-                && let Some(before) = self.recent.digest(envelope.id)
-            {
-                taken.push((place, repeated(submitted, before == digest)));
-                continue;
-            }
-            bytes += body.len();
-            let promised = Promised { place, submitted, digest };
-            match due {
-                None => now.push((promised, Outgoing { envelope, body })),
-                Some(due) => later.push((promised, NewJob { envelope, body, due, parent: None })),
+            let held = checked.and_then(|checked| {
+                room.hold(bytes + checked.body.len())?;
+                bytes += checked.body.len();
+                Ok(checked)
+            });
+            match held.map(|checked| self.way(checked)) {
+                Err(problem) => taken.push((place, Err(problem))),
+                Ok(Way::Known(told)) => taken.push((place, told)),
+                Ok(Way::Now(promised, job)) => now.push(place, promised, job),
+                Ok(Way::Later(promised, job)) => later.push(place, promised, job),
             }
         }
-        let (now, later) = tokio::join!(self.publish(now), self.schedule(later));
-        for (Promised { place, submitted, digest }, before) in now.into_iter().chain(later) {
-            let kept = match before {
-                Ok(None) => Ok(submitted),
-                Ok(Some(Known { state, digest: before, .. })) => {
-                    repeated(Submitted { state, ..submitted }, digest == before)
-                }
-                // Its id leaves the gateway only where the job may have been accepted.
-                Err(problem) if problem.code() == OUTCOME_UNKNOWN => Err(problem.about(submitted.id)),
-                Err(problem) => Err(problem),
-            };
-            if let (Ok(Submitted { id, .. }), Some(digest)) = (&kept, digest) {
-                self.recent.accepted(*id, digest);
-            }
-            taken.push((place, kept));
-        }
+        let (published, scheduled) = tokio::join!(self.publish(now.jobs), self.schedule(later.jobs));
+        let promised = now.promised.into_iter().zip(published).chain(later.promised.into_iter().zip(scheduled));
+        taken.extend(promised.map(|((place, promised), kept)| (place, self.answer(promised, kept))));
         taken.sort_unstable_by_key(|(place, _)| *place);
         taken.into_iter().map(|(_, taken)| taken).collect()
     }
 
-    async fn publish(&self, jobs: Vec<(Promised, Outgoing)>) -> Kept {
+    /// Where a job goes that was checked.
+    fn way(&self, Checked { envelope, body, due, submitted }: Checked) -> Way {
+        let digest = envelope.key.digest().copied();
+        if let Some(digest) = digest
+            && let Some(before) = self.recent.digest(envelope.id)
+        {
+            return Way::Known(repeated(submitted, before == digest));
+        }
+        let promised = Promised { submitted, digest };
+        match due {
+            None => Way::Now(promised, Outgoing { envelope, body }),
+            Some(due) => Way::Later(promised, NewJob { envelope, body, due, parent: None }),
+        }
+    }
+
+    /// What is answered to a job, once it is known what became of it.
+    fn answer(&self, Promised { submitted, digest }: Promised, kept: Kept) -> Result<Submitted, Problem> {
+        let id = submitted.id;
+        let answer = match kept {
+            Ok(None) => Ok(submitted),
+            Ok(Some(Known { state, digest: before, .. })) => {
+                repeated(Submitted { state, ..submitted }, digest == before)
+            }
+            // Its id leaves the gateway only where the job may have been accepted.
+            Err(problem) if problem.code() == OUTCOME_UNKNOWN => Err(problem.about(id)),
+            Err(problem) => Err(problem),
+        };
+        if let (Ok(_), Some(digest)) = (&answer, digest) {
+            self.recent.accepted(id, digest);
+        }
+        answer
+    }
+
+    async fn publish(&self, jobs: Vec<Outgoing>) -> Vec<Kept> {
         if jobs.is_empty() {
             return Vec::new();
         }
-        let (promised, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
         crash_point!("gateway: not published");
         let published = self.broker.publish_all(jobs).await;
         if published.contains(&Ok(())) {
             crash_point!("gateway: confirmed, not answered");
         }
-        let told = published.iter().map(|published| match published {
-            Ok(()) => Ok(None),
-            Err(error) => Err(Problem::publish(error)),
-        });
-        promised.into_iter().zip(told).collect()
+        published.iter().map(kept).collect()
     }
 
     /// Jobs with a due time go into the store, and leave it through the dispatcher.
-    async fn schedule(&self, jobs: Vec<(Promised, NewJob)>) -> Kept {
+    async fn schedule(&self, mut jobs: Vec<NewJob>) -> Vec<Kept> {
         if jobs.is_empty() {
             return Vec::new();
         }
-        let (promised, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
         let inserted = timeout(PATIENCE, self.insert(&jobs)).await;
         let inserted = inserted.unwrap_or_else(|elapsed| Err(StoreError::Unavailable(elapsed.into())));
         let problem = match inserted {
-            Ok(before) => return promised.into_iter().zip(before.into_iter().map(Ok)).collect(),
+            Ok(before) => return before.into_iter().map(Ok).collect(),
             // One among many: halve until it stands alone.
             Err(StoreError::Data(_)) if jobs.len() > 1 => {
-                let mut first: Vec<_> = promised.into_iter().zip(jobs).collect();
-                let second = first.split_off(first.len() / 2);
-                let (mut first, second) = tokio::join!(Box::pin(self.schedule(first)), Box::pin(self.schedule(second)));
+                let second = jobs.split_off(jobs.len() / 2);
+                let (mut first, second) = tokio::join!(Box::pin(self.schedule(jobs)), Box::pin(self.schedule(second)));
                 first.extend(second);
                 return first;
             }
@@ -259,7 +308,7 @@ impl Gateway {
                 Problem::store(&error, STORE_UNAVAILABLE, detail)
             }
         };
-        promised.into_iter().map(|promised| (promised, Err(problem.clone()))).collect()
+        jobs.iter().map(|_| Err(problem.clone())).collect()
     }
 
     /// Puts jobs into the store. Others that are at the same rows are waited for.
@@ -280,6 +329,11 @@ impl Gateway {
         let hint = did_you_mean(name, self.registry.iter().map(|(kind, _)| kind.as_str()));
         Problem::new(StatusCode::NOT_FOUND, "unknown_kind", format!("there is no kind {name}{hint}"))
     }
+}
+
+/// What became of a job that the broker was given.
+fn kept(published: &Result<(), PublishError>) -> Kept {
+    published.as_ref().map(|()| None).map_err(Problem::publish)
 }
 
 /// What a repeat under a known key gets.

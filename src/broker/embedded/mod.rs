@@ -130,6 +130,10 @@ impl Publish for Embedded {
         self.way_in.publish_all(jobs).await
     }
 
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        self.way_in.publish(job).await
+    }
+
     fn health(&self) -> Result<(), String> {
         Ok(())
     }

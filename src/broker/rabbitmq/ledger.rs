@@ -102,6 +102,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[test]
@@ -110,16 +112,16 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut ledger = Ledger::default();
         let write = |ledger: &mut Ledger, at, kind: &Kind| {
-            let (answer, answered) = Answer::alone();
-            (ledger.wrote(at, kind.clone(), answer), answered)
+            let (answer, told) = oneshot::channel();
+            (ledger.wrote(at, kind.clone(), Answer::Alone(answer)), told)
         };
-        let (first, first_answer) = write(&mut ledger, start, &slow);
+        let (first, mut first_told) = write(&mut ledger, start, &slow);
         let (second_one, _kept) = write(&mut ledger, start, &quick);
         let (third, _kept_too) = write(&mut ledger, start + second, &quick);
         assert_eq!(ledger.next_late(5 * second), Some(start + 5 * second));
         assert!(ledger.confirmed(second_one).is_some());
         ledger.answer_late(start + 5 * second, 5 * second);
-        assert_eq!(first_answer(), Some(Err(PublishError::OutcomeUnknown)));
+        assert_eq!(first_told.try_recv(), Ok(Err(PublishError::OutcomeUnknown)));
         assert_eq!((ledger.is_stuck(&slow), ledger.is_stuck(&quick)), (true, false));
         assert_eq!(ledger.next_late(5 * second), Some(start + 6 * second), "the next that is not answered");
         assert_eq!((ledger.owed(), ledger.oldest()), (2, Some(start)));

@@ -96,6 +96,10 @@ impl Publish for Producer {
         self.way_in.publish_all(jobs).await
     }
 
+    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
+        self.way_in.publish(job).await
+    }
+
     fn is_blocked(&self) -> bool {
         matches!(self.link.state(), LinkState::Blocked(..))
     }
