@@ -56,8 +56,8 @@ impl Admin {
 }
 
 /// The pages.
-pub fn routes(admin: Admin) -> Router {
-    Router::new()
+pub fn routes(admin: Admin) -> Around<Router> {
+    let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -65,8 +65,8 @@ pub fn routes(admin: Admin) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "these pages are only read, see Allow")
         })
-        .layer(tower::layer::layer_fn(Around))
-        .with_state(admin)
+        .with_state(admin);
+    Around(router)
 }
 
 async fn readyz(State(admin): State<Admin>, request: Request) -> Response {

@@ -1,7 +1,7 @@
 //! Around every route: a key in a URL is told of before anything else, because URLs end in logs; and an answer to someone
 //! with a key tells what the key still allows.
 //!
-//! A service and not one of axum's functions: those cost every request a copy of its route and a box.
+//! A service around the whole router: as a layer within it, it would cost every request a copy of its route and two boxes.
 
 use std::{
     future::{Future, Ready, ready},
@@ -22,7 +22,7 @@ use super::auth::{RATE_LIMIT, RATE_LIMIT_POLICY, Told, key_in_url};
 
 /// A service with this around it.
 #[derive(Debug, Clone)]
-pub(crate) struct Around<S>(pub(crate) S);
+pub struct Around<S>(pub(crate) S);
 
 impl<S: Service<Request, Response = Response>> Service<Request> for Around<S> {
     type Response = Response;
@@ -45,7 +45,7 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Around<S> {
 
 pin_project! {
     /// An answer that is being made.
-    pub(crate) struct Answering<F> {
+    pub struct Answering<F> {
         #[pin]
         answer: F,
         told: Told,

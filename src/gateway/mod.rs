@@ -4,7 +4,7 @@
 //! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
-pub(crate) mod around;
+pub mod around;
 pub mod auth;
 mod batch;
 mod body;
@@ -44,6 +44,7 @@ use uuid::Uuid;
 use warren_messages::codec::MAX_BYTES;
 
 use self::{
+    around::Around,
     auth::Door,
     caller::Caller,
     hooks::Hooks,
@@ -125,12 +126,8 @@ impl Gateway {
     }
 
     /// Its routes.
-    pub fn routes(self) -> Router {
-        router()
-            .fallback(no_such_page)
-            .method_not_allowed_fallback(no_such_method)
-            .layer(tower::layer::layer_fn(around::Around))
-            .with_state(Arc::new(self))
+    pub fn routes(self) -> Around<Router> {
+        Around(router().fallback(no_such_page).method_not_allowed_fallback(no_such_method).with_state(Arc::new(self)))
     }
 }
 

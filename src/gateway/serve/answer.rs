@@ -12,19 +12,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::{Router, body::Body as AnyBody, response::IntoResponse as _};
+use axum::{body::Body as AnyBody, response::IntoResponse as _};
 use bytes::{Buf, Bytes};
 use http::{Request, Response, StatusCode};
-use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
-    service::Service as _,
-};
-use hyper_util::service::TowerToHyperService;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt as _;
 
 use super::{
     super::problem::Problem,
-    MAX_FIELDS, MAX_URL_BYTES, Peer,
+    MAX_FIELDS, MAX_URL_BYTES, Pages, Peer,
     phase::{Begun, Phase},
     wire::{large_head, long_url},
 };
@@ -32,15 +29,15 @@ use crate::telemetry::SHED;
 
 /// Answers the requests of one connection.
 #[derive(Debug, Clone)]
-pub(super) struct Answers {
-    pub(super) router: Router,
+pub(super) struct Answers<P> {
+    pub(super) pages: P,
     pub(super) peer: SocketAddr,
     pub(super) phase: Arc<Phase>,
     /// How many requests may still be under way, over all connections.
     pub(super) requests: Arc<Semaphore>,
 }
 
-impl Answers {
+impl<P: Pages> Answers<P> {
     pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
         let Begun { contradicts, stream } = self.phase.begin(request.version());
         let permit = self.requests.try_acquire_owned().ok();
@@ -68,7 +65,7 @@ impl Answers {
             problem.into_response()
         } else {
             request.extensions_mut().insert(Peer(self.peer));
-            let Ok(response) = TowerToHyperService::new(self.router).call(request).await;
+            let Ok(response) = self.pages.oneshot(request).await;
             response
         };
         Ok(response.map(|body| Answer { body, turn }))

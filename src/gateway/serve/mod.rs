@@ -13,9 +13,9 @@ mod tests;
 mod tls;
 mod wire;
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use axum::Router;
+use axum::{extract::Request, response::Response};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -28,6 +28,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
+use tower::Service;
 use tracing::{debug, warn};
 
 pub use self::tls::Tls;
@@ -65,6 +66,17 @@ const TOLD: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+/// What a request is about: answers each, and is always ready.
+pub trait Pages:
+    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<P> Pages for P where
+    P: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
 /// What a listener allows.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -93,7 +105,7 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until it is told to stop, and then finishes what is under way.
-pub async fn serve(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, pages: impl Pages, settings: Settings, stop: CancellationToken) {
     let handles = crowd::raise_handles();
     if handles < settings.connections {
         let Settings { connections, .. } = settings;
@@ -106,7 +118,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
     let crowd = Arc::new(Crowd::new(settings.connections.min(handles), settings.per_address, counted));
     let listening = Arc::new(Listening {
         builder: builder(),
-        router,
+        pages,
         tls: settings.tls,
         requests: Arc::new(Semaphore::new(settings.requests)),
         told: Semaphore::new(TOLD),
@@ -169,9 +181,9 @@ fn builder() -> Builder<TokioExecutor> {
 }
 
 /// What all connections of a listener have in common.
-struct Listening {
+struct Listening<P> {
     builder: Builder<TokioExecutor>,
-    router: Router,
+    pages: P,
     tls: Option<Arc<Tls>>,
     requests: Arc<Semaphore>,
     told: Semaphore,
@@ -185,7 +197,7 @@ enum Next<T> {
     Overdue,
 }
 
-impl Listening {
+impl<P: Pages> Listening<P> {
     /// One connection, from its first byte to its end.
     async fn converse(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, _place: Place) {
         _ = stream.set_nodelay(true);
@@ -206,7 +218,7 @@ impl Listening {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answers =
-            Answers { router: self.router.clone(), peer, phase: phase.clone(), requests: self.requests.clone() };
+            Answers { pages: self.pages.clone(), peer, phase: phase.clone(), requests: self.requests.clone() };
         let service = service_fn(move |request| answers.clone().answer(request));
         let mut connection = Box::pin(self.builder.serve_connection(TokioIo::new(wire), service));
         let mut stop = pin!(self.stop.cancelled());

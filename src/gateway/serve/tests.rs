@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
-use axum::{body::Body, routing::get};
+use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Request, StatusCode};
@@ -34,14 +34,14 @@ impl Talk {
             });
             Body::from_stream(pieces)
         };
-        let router = Router::new()
+        let pages = Router::new()
             .route("/small", get(|| async { "hello" }))
             .route("/large", get(|| async { "x".repeat(300_000) }))
             .route("/pausing", get(pausing));
         let requests = Arc::new(Semaphore::new(10));
         let listening = Listening {
             builder: builder(),
-            router,
+            pages,
             tls: None,
             requests: requests.clone(),
             told: Semaphore::new(0),
