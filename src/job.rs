@@ -2,7 +2,12 @@
 //!
 //! Pure: no I/O, no clock. Everything above speaks in these types, and only the adapters know their columns and headers.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::{Borrow, Cow},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use schemars::JsonSchema;
@@ -26,6 +31,13 @@ pub struct BadName {
     what: &'static str,
     max: usize,
     allowed: &'static str,
+}
+
+/// So that one is found by its name.
+impl Borrow<str> for Kind {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Kind {

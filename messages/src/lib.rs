@@ -16,6 +16,7 @@ pub mod analytics;
 mod bytes;
 pub mod event;
 pub mod probe;
+mod url_text;
 pub mod webhook;
 
 pub use crate::{
@@ -24,4 +25,5 @@ pub use crate::{
     invalid::{Invalid, Problem},
     json::{Json, Object},
     message::Message,
+    url_text::UrlText,
 };

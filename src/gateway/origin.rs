@@ -23,17 +23,24 @@ const PROXIED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", 
 /// Refuses what a website, or someone behind a proxy, sends to a gateway that listens here and has no key.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap, listening: SocketAddr) -> Result<(), Problem> {
     // The fields are few, and looking names up costs more than comparing them.
-    let proxied = headers.keys().find_map(|name| PROXIED.iter().find(|proxied| **proxied == name.as_str()));
-    if let Some(name) = proxied {
-        let detail = format!(
-            "this came through a proxy, as its header {name} says, and while there is no key only programs on this machine \
-             are let in: make a key (`warren key create`) and send it"
-        );
-        return Err(Problem::new(StatusCode::FORBIDDEN, "through_a_proxy", detail));
+    let (mut asked, mut origins, mut sites) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, value) in headers {
+        if name == HOST {
+            asked.push(text(value));
+        } else if name == ORIGIN {
+            origins.push(text(value));
+        } else if name == SEC_FETCH_SITE {
+            sites.push(text(value));
+        } else if PROXIED.contains(&name.as_str()) {
+            let detail = format!(
+                "this came through a proxy, as its header {name} says, and while there is no key only programs on this \
+                 machine are let in: make a key (`warren key create`) and send it"
+            );
+            return Err(Problem::new(StatusCode::FORBIDDEN, "through_a_proxy", detail));
+        }
     }
-    let text = |value: &HeaderValue| value.to_str().unwrap_or("?").trim().to_ascii_lowercase();
     // A request may name where it goes in its first line too. All of it must be this machine.
-    let asked: Vec<_> = headers.get_all(HOST).iter().map(text).chain(uri.authority().map(lower)).collect();
+    asked.extend(uri.authority().map(|authority| authority.as_str().to_ascii_lowercase()));
     if !asked.iter().all(|host| is_here(host, listening)) {
         let detail = "it is sent to a name that is not this machine's, as a website does that means to reach it, and while \
                       there is no key only programs on this machine are let in: name it localhost or by its address, or make \
@@ -41,13 +48,11 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, listening: SocketAddr) -> Re
         return Err(cross_site(detail));
     }
     // The scheme is left out: a page of ours came over the one that is spoken here.
-    let own = |origin: String| {
+    let own = |origin: &String| {
         let host = origin.split_once("://").map(|(_, host)| host);
         !asked.is_empty() && asked.iter().all(|asked| Some(asked.as_str()) == host)
     };
-    let is_foreign = !headers.get_all(ORIGIN).iter().map(text).all(own)
-        || headers.get_all(SEC_FETCH_SITE).iter().map(text).any(|site| site == "cross-site");
-    if is_foreign {
+    if !origins.iter().all(own) || sites.iter().any(|site| site == "cross-site") {
         let detail = "a browser sends this for a page of another site, and while there is no key only programs on this \
                       machine are let in: make a key (`warren key create`) and send it";
         return Err(cross_site(detail));
@@ -59,8 +64,8 @@ fn cross_site(detail: &str) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "cross_site", detail)
 }
 
-fn lower(authority: &Authority) -> String {
-    authority.as_str().to_ascii_lowercase()
+fn text(value: &HeaderValue) -> String {
+    value.to_str().unwrap_or("?").trim().to_ascii_lowercase()
 }
 
 /// Whether a host, with or without a port, is this machine by a name that nobody else can give.

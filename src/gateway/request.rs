@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{body::Body, extract::FromRequestParts};
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE, request::Parts};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
@@ -14,6 +14,13 @@ use super::{
     submit::{FURTHEST, When},
 };
 use crate::{config::parse_duration, job::Trace, nearest::shorten, runtime::registry::Format};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const DELAY: HeaderName = HeaderName::from_static("warren-delay");
+const RUN_AT: HeaderName = HeaderName::from_static("warren-run-at");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// What stands in the path, once it is decoded.
 pub(super) struct Path<T>(pub(super) T);
@@ -77,8 +84,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
 
 /// The key that makes a repeat the same job.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    const NAME: &str = "idempotency-key";
-    let mut given = headers.get_all(NAME).iter();
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = given.next() else { return Ok(None) };
     let key = key.to_str().unwrap_or_default();
     check_key(key)?;
@@ -100,7 +106,7 @@ pub(super) fn check_key(key: &str) -> Result<(), Problem> {
 /// When a job is due.
 pub(super) fn when(headers: &HeaderMap) -> Result<When, Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
-    when_of(text("warren-delay"), text("warren-run-at"))
+    when_of(text(DELAY), text(RUN_AT))
 }
 
 /// The same, from a delay and a time.
@@ -140,7 +146,7 @@ pub(super) const LONGEST_WAIT: u64 = 60;
 
 /// How long a request wants to wait for its job: `Prefer: wait=10` (RFC 7240).
 pub(super) fn prefer_wait(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
-    for value in headers.get_all("prefer") {
+    for value in headers.get_all(PREFER) {
         for preference in value.to_str().unwrap_or_default().split([',', ';']) {
             if let Some((name, seconds)) = preference.split_once('=')
                 && name.trim().eq_ignore_ascii_case("wait")
@@ -178,7 +184,7 @@ fn wait(seconds: &str) -> Result<Duration, Problem> {
 /// W3C trace context, where a request brings one that is well formed.
 pub(super) fn trace(headers: &HeaderMap) -> Option<Box<Trace>> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    trace_of(text("traceparent")?, text("tracestate"))
+    trace_of(text(TRACEPARENT)?, text(TRACESTATE))
 }
 
 /// The same, from its two parts.

@@ -109,7 +109,7 @@ impl Registry {
 
     /// A kind by its name.
     pub fn get(&self, name: &str) -> Option<(&Kind, &Registered)> {
-        self.kinds.get_key_value(&Kind::new(name).ok()?)
+        self.kinds.get_key_value(name)
     }
 
     /// All kinds, by name.

@@ -243,7 +243,7 @@ impl Worker for Deliver {
         {
             return Err(Error::Expired(deadline));
         }
-        let url = Url::parse(&message.url).map_err(Error::BadUrl)?;
+        let url = message.url.read().map_err(Error::BadUrl)?.clone();
         self.guard.check(&url).map_err(Error::Refused)?;
         let host = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(0));
         match self.hosts.enter(&host, Instant::now()) {
@@ -254,9 +254,9 @@ impl Worker for Deliver {
 
     /// Where it must not go, as far as its URL alone tells. What a name resolves to is judged when it is sent.
     fn check(&self, message: &Message) -> Result<(), Invalid> {
-        match Url::parse(&message.url) {
+        match message.url.read() {
             Ok(url) if matches!(url.scheme(), "http" | "https") => {
-                self.guard.check(&url).map_err(|refused| Invalid::new("/url", refused.code(), refused.to_string()))
+                self.guard.check(url).map_err(|refused| Invalid::new("/url", refused.code(), refused.to_string()))
             }
             // The message's own rules have said so.
             _ => Ok(()),
