@@ -8,7 +8,7 @@ use url::{ParseError, Url};
 
 /// A URL in a message: text on the wire, kept as it was written, whatever it says. Reading it is most of the work of checking
 /// a message that has one, so whoever asks first has it read for all.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct UrlText {
     text: String,
     read: OnceLock<Result<Url, ParseError>>,

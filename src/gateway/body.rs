@@ -113,6 +113,7 @@ impl Incoming {
     /// What comes in next, as it is.
     async fn receive(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
+            // Asking once more would wait for its sender to be dropped.
             if self.body.is_end_stream() {
                 return Ok(None);
             }

@@ -213,19 +213,22 @@ impl Gateway {
     /// Takes jobs together, and answers each in its place: `Ok` only when it is durable. Those that were refused before
     /// stay so.
     pub(super) async fn take_all(&self, checked: Vec<Result<Checked, Problem>>) -> Vec<Result<Submitted, Problem>> {
+        // As in `take`.
         let (mut room, mut bytes) = (Room::default(), 0);
         let (mut now, mut later, mut taken) = (Jobs::default(), Jobs::default(), Vec::with_capacity(checked.len()));
         for (place, checked) in checked.into_iter().enumerate() {
-            let held = checked.and_then(|checked| {
-                room.hold(bytes + checked.body.len())?;
-                bytes += checked.body.len();
-                Ok(checked)
-            });
+            let held = checked.and_then(|checked| room.hold(bytes + checked.body.len()).map(|()| checked));
             match held.map(|checked| self.way(checked)) {
                 Err(problem) => taken.push((place, Err(problem))),
                 Ok(Way::Known(told)) => taken.push((place, told)),
-                Ok(Way::Now(promised, job)) => now.push(place, promised, job),
-                Ok(Way::Later(promised, job)) => later.push(place, promised, job),
+                Ok(Way::Now(promised, job)) => {
+                    bytes += job.body.len();
+                    now.push(place, promised, job);
+                }
+                Ok(Way::Later(promised, job)) => {
+                    bytes += job.body.len();
+                    later.push(place, promised, job);
+                }
             }
         }
         let (published, scheduled) = tokio::join!(self.publish(now.jobs), self.schedule(later.jobs));
@@ -250,7 +253,7 @@ impl Gateway {
         }
     }
 
-    /// What is answered to a job, once it is known what became of it.
+    /// What is answered to a job, once it is known what became of it. One with a key that is durable is remembered.
     fn answer(&self, Promised { submitted, digest }: Promised, kept: Kept) -> Result<Submitted, Problem> {
         let id = submitted.id;
         let answer = match kept {

@@ -29,6 +29,18 @@ fn a_plain_webhook_is_allowed() {
 }
 
 #[test]
+fn a_url_travels_as_it_was_written() {
+    // Read as a URL it would be `https://example.com/b?q=%20`.
+    let url = "HTTPS://Example.com:443/a/../b?q= ";
+    let body = json!({ "url": url, "event_type": "a.b", "event_id": "e1", "body": 1 });
+    let message: Deliver = codec::from_json(body.to_string().as_bytes()).unwrap();
+    message.validate().unwrap();
+    let travelled: Deliver = codec::decode(Deliver::VERSION, &codec::encode(&message).unwrap()).unwrap();
+    assert_eq!(travelled.url.as_str(), url);
+    assert_eq!(travelled, message);
+}
+
+#[test]
 fn a_webhook_names_a_place_that_can_be_called() {
     for url in [
         "example.com",

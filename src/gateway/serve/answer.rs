@@ -14,7 +14,7 @@ use std::{
 
 use axum::{body::Body as AnyBody, response::IntoResponse as _};
 use bytes::{Buf, Bytes};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
@@ -56,6 +56,7 @@ impl<P: Pages> Answers<P> {
         } else {
             None
         };
+        let is_head = request.method() == Method::HEAD;
         let mut request = request.map(|body| {
             let unread = !body.is_end_stream();
             AnyBody::new(Watched { body, turn: turn.clone(), unread })
@@ -68,8 +69,18 @@ impl<P: Pages> Answers<P> {
             let Ok(response) = self.pages.oneshot(request).await;
             response
         };
+        let response = if is_head { without_body(response) } else { response };
         Ok(response.map(|body| Answer { body, turn }))
     }
+}
+
+/// What a `HEAD` is answered: what a `GET` would be, and no body. axum does so for its routes, and hyper for HTTP/1 alone.
+fn without_body(response: Response<AnyBody>) -> Response<AnyBody> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length @ 1..) = body.size_hint().exact() {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, AnyBody::empty())
 }
 
 fn two_lengths() -> Problem {

@@ -66,7 +66,7 @@ const TOLD: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// What a request is about: answers each, and is always ready.
+/// What answers requests.
 pub trait Pages:
     Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {

@@ -89,6 +89,22 @@ async fn who_gives_no_window_for_his_answers_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_over_http_2_is_told_a_problem_without_a_body() {
+    let mut talk = Talk::begin(65_535).await;
+    let long = format!("http://x/{}", "x".repeat(MAX_URL_BYTES));
+    for (url, status) in [(long.as_str(), StatusCode::URI_TOO_LONG), ("http://x/small", StatusCode::OK)] {
+        let request = Request::head(url).body(String::new()).unwrap();
+        let answer = timeout(LONG, talk.client.send_request(request)).await.expect("an answer").unwrap();
+        assert_eq!(answer.status(), status);
+        let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        assert!(length >= "hello".len(), "{length}");
+        // RFC 9113, section 8.1.1: a client takes bytes behind it for a mistake and ends the stream.
+        let body = timeout(LONG, answer.into_body().collect()).await.expect("an end").expect("no mistake").to_bytes();
+        assert!(body.is_empty(), "{body:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_takes_one_answer_and_leaves_another_is_dropped() {
     let mut talk = Talk::begin(65_535).await;
     let _left = talk.ask("large").await;
