@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::{
-    gateway::{around::Around, auth::Door, problem::Problem},
+    gateway::{around::Around, auth::Door, problem::Problem, serve::Pages},
     health::{Condition, Health},
     keys::Scope,
 };
@@ -56,7 +56,7 @@ impl Admin {
 }
 
 /// The pages.
-pub fn routes(admin: Admin) -> Around<Router> {
+pub fn routes(admin: Admin) -> impl Pages {
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))

@@ -2,8 +2,9 @@
 //!
 //! # The contract
 //!
-//! - **Publish**: [`Publish::publish`] and [`Publish::publish_all`] answer `Ok` only for a job that is durable. An error that says "not accepted"
-//!   is true; what is not known is [`PublishError::OutcomeUnknown`], and a repeat under the same id is harmless.
+//! - **Publish**: [`Publish::publish`] and [`Publish::publish_all`] answer `Ok` only for a job that is durable. An error that
+//!   says "not accepted" is true; what is not known is [`PublishError::OutcomeUnknown`], and a repeat under the same id is
+//!   harmless.
 //! - **Deliver**: at least once, to one subscription at a time, in bursts. That a job was given out is durable before the
 //!   sink sees it: after a crash it comes again with [`Delivery::given_before`] raised.
 //! - **Settle**: in any order. A receipt of a connection that is gone is dropped: its job comes again.

@@ -52,7 +52,7 @@ impl WayIn {
         }
         let (group, since) = (Group::of(jobs.len()), Instant::now());
         for (place, job) in jobs.into_iter().enumerate() {
-            self.wait(Waiting { job, since, answer: Answer::Among(Place { group: group.clone(), place }) });
+            self.queue(Waiting { job, since, answer: Answer::Among(Place { group: group.clone(), place }) });
         }
         group.told().await
     }
@@ -60,11 +60,11 @@ impl WayIn {
     /// The same for a single job.
     pub(super) async fn publish(&self, job: Outgoing) -> Verdict {
         let (answer, told) = oneshot::channel();
-        self.wait(Waiting { job, since: Instant::now(), answer: Answer::Alone(answer) });
+        self.queue(Waiting { job, since: Instant::now(), answer: Answer::Alone(answer) });
         told.await.unwrap_or(Err(PublishError::OutcomeUnknown))
     }
 
-    fn wait(&self, waiting: Waiting) {
+    fn queue(&self, waiting: Waiting) {
         let (refused, why) = match self.sender.try_send(waiting) {
             Ok(()) => return,
             Err(TrySendError::Full(refused)) => (refused, PublishError::Busy),

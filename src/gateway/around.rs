@@ -22,7 +22,7 @@ use super::auth::{RATE_LIMIT, RATE_LIMIT_POLICY, Told, key_in_url};
 
 /// A service with this around it.
 #[derive(Debug, Clone)]
-pub struct Around<S>(pub(crate) S);
+pub(crate) struct Around<S>(pub(crate) S);
 
 impl<S: Service<Request, Response = Response>> Service<Request> for Around<S> {
     type Response = Response;
@@ -45,7 +45,7 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Around<S> {
 
 pin_project! {
     /// An answer that is being made.
-    pub struct Answering<F> {
+    pub(crate) struct Answering<F> {
         #[pin]
         answer: F,
         told: Told,

@@ -4,7 +4,7 @@
 //! says "not accepted" is true, and that a body was checked whole before anything was published. It needs no database
 //! to accept a job that is due at once. It must not know which broker or store it works on.
 
-pub mod around;
+pub(crate) mod around;
 pub mod auth;
 mod batch;
 mod body;
@@ -53,6 +53,7 @@ use self::{
     problem::Problem,
     recent::Recent,
     request::Path,
+    serve::Pages,
     submit::{Name, Submission, Submitted},
     wait::Waiters,
 };
@@ -126,7 +127,7 @@ impl Gateway {
     }
 
     /// Its routes.
-    pub fn routes(self) -> Around<Router> {
+    pub fn routes(self) -> impl Pages {
         Around(router().fallback(no_such_page).method_not_allowed_fallback(no_such_method).with_state(Arc::new(self)))
     }
 }

@@ -117,8 +117,8 @@ struct Promised {
 
 /// Where a job goes that was checked.
 enum Way {
-    /// Nowhere: it is known what it is.
-    Known(Result<Submitted, Problem>),
+    /// Nowhere: there is an answer to it.
+    Answered(Result<Submitted, Problem>),
     /// To the broker.
     Now(Promised, Outgoing),
     /// Into the store.
@@ -190,14 +190,14 @@ impl Gateway {
         let mut room = Room::default();
         room.hold(checked.body.len())?;
         match self.way(checked) {
-            Way::Known(told) => told,
+            Way::Answered(told) => told,
             Way::Now(promised, job) => {
                 crash_point!("gateway: not published");
                 let published = self.broker.publish(job).await;
                 if published.is_ok() {
                     crash_point!("gateway: confirmed, not answered");
                 }
-                self.answer(promised, kept(&published))
+                self.answer(promised, of_broker(&published))
             }
             Way::Later(promised, job) => {
                 let mut kept = self.schedule(vec![job]).await;
@@ -220,7 +220,7 @@ impl Gateway {
             let held = checked.and_then(|checked| room.hold(bytes + checked.body.len()).map(|()| checked));
             match held.map(|checked| self.way(checked)) {
                 Err(problem) => taken.push((place, Err(problem))),
-                Ok(Way::Known(told)) => taken.push((place, told)),
+                Ok(Way::Answered(told)) => taken.push((place, told)),
                 Ok(Way::Now(promised, job)) => {
                     bytes += job.body.len();
                     now.push(place, promised, job);
@@ -244,7 +244,7 @@ impl Gateway {
         if let Some(digest) = digest
             && let Some(before) = self.recent.digest(envelope.id)
         {
-            return Way::Known(repeated(submitted, before == digest));
+            return Way::Answered(repeated(submitted, before == digest));
         }
         let promised = Promised { submitted, digest };
         match due {
@@ -275,12 +275,12 @@ impl Gateway {
         if jobs.is_empty() {
             return Vec::new();
         }
-        crash_point!("gateway: not published");
+        crash_point!("gateway: many not published");
         let published = self.broker.publish_all(jobs).await;
         if published.contains(&Ok(())) {
-            crash_point!("gateway: confirmed, not answered");
+            crash_point!("gateway: many confirmed, not answered");
         }
-        published.iter().map(kept).collect()
+        published.iter().map(of_broker).collect()
     }
 
     /// Jobs with a due time go into the store, and leave it through the dispatcher.
@@ -335,7 +335,7 @@ impl Gateway {
 }
 
 /// What became of a job that the broker was given.
-fn kept(published: &Result<(), PublishError>) -> Kept {
+fn of_broker(published: &Result<(), PublishError>) -> Kept {
     published.as_ref().map(|()| None).map_err(Problem::publish)
 }
 

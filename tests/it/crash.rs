@@ -32,6 +32,10 @@ fn load(number: usize) -> (Value, Option<String>, Option<&'static str>) {
 async fn send_until_it_dies(http: &Http) -> HashMap<String, u64> {
     let mut taken = HashMap::new();
     for number in 0.. {
+        if number % 6 == 5 {
+            taken.extend(send_many(http).await.unwrap_or_default());
+            continue;
+        }
         let (body, key, delay) = load(number);
         let follow_ups = body["follow_ups"].as_u64().unwrap_or(0);
         let mut request = http.post("/v1/jobs/warren.probe").json(&body);
@@ -51,6 +55,16 @@ async fn send_until_it_dies(http: &Http) -> HashMap<String, u64> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     taken
+}
+
+/// Sends jobs in one request, and answers those that were taken.
+async fn send_many(http: &Http) -> Option<Vec<(String, u64)>> {
+    let job = json!({ "kind": "warren.probe" });
+    let request = http.post("/v1/jobs").json(&[&job, &job, &job]);
+    let response = timeout(Duration::from_secs(8), request.send()).await.ok()?.ok()?;
+    let answer: Value = response.json().await.ok()?;
+    let taken = answer["results"].as_array().unwrap().iter().filter(|it| it["status"] == 202);
+    Some(taken.map(|it| (it["id"].as_str().unwrap().to_owned(), 0)).collect())
 }
 
 fn listed(installation: &Installation, state: &str) -> Vec<Value> {
@@ -120,6 +134,8 @@ crash!(
     before_a_publish: "gateway: not published" after 20,
     after_a_publish_before_its_confirm: "broker: published, not confirmed" after 25,
     after_a_confirm_before_its_answer: "gateway: confirmed, not answered" after 20,
+    before_a_publish_of_many: "gateway: many not published" after 3,
+    after_the_confirms_of_many_before_their_answer: "gateway: many confirmed, not answered" after 3,
     after_a_job_has_run_before_its_commit: "worker: run, not recorded" after 15,
     after_a_commit_before_its_ack: "worker: recorded, not settled" after 15,
     after_an_ack: "worker: settled" after 15,

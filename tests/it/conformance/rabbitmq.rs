@@ -101,6 +101,12 @@ async fn publishes_that_the_broker_refuses_are_told_so_among_thousands_that_it_t
     assert_eq!(depth(&prefix, &first()).await, 2700);
 }
 
+/// What is told to a job that comes alone, and to two that come together, at once.
+async fn alone_and_two(producer: &Producer) -> (Result<(), PublishError>, Vec<Result<(), PublishError>>) {
+    let two = vec![outgoing(&first()), outgoing(&first())];
+    tokio::join!(producer.publish(outgoing(&first())), producer.publish_all(two))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_broker_a_publish_is_turned_away_within_a_second_and_later_goes_through() {
     let Some((_prefix, proxy, producer)) = behind_a_proxy().await else { return };
@@ -108,7 +114,8 @@ async fn without_a_broker_a_publish_is_turned_away_within_a_second_and_later_goe
     proxy.refuse(true);
     until("the loss is noticed", async || producer.health().err()).await;
     let began = Instant::now();
-    assert_eq!(producer.publish(outgoing(&first())).await, Err(PublishError::Unavailable));
+    let (alone, two) = alone_and_two(&producer).await;
+    assert_eq!((alone, two), (Err(PublishError::Unavailable), vec![Err(PublishError::Unavailable); 2]));
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     proxy.refuse(false);
     until("it is back", async || producer.publish(outgoing(&first())).await.ok()).await;
@@ -120,10 +127,11 @@ async fn a_confirm_that_does_not_come_is_an_unknown_outcome_and_the_job_may_well
     producer.publish(outgoing(&first())).await.unwrap();
     proxy.mute_server(true);
     let began = Instant::now();
-    assert_eq!(producer.publish(outgoing(&first())).await, Err(PublishError::OutcomeUnknown));
+    let (alone, two) = alone_and_two(&producer).await;
+    assert_eq!((alone, two), (Err(PublishError::OutcomeUnknown), vec![Err(PublishError::OutcomeUnknown); 2]));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     proxy.mute_server(false);
-    until_equal("it was accepted all the same", 2, async || depth(&prefix, &first()).await).await;
+    until_equal("they were accepted all the same", 4, async || depth(&prefix, &first()).await).await;
     until("a new channel works", async || producer.publish(outgoing(&first())).await.ok()).await;
 }
 
@@ -132,17 +140,23 @@ async fn a_connection_that_breaks_under_load_confuses_no_answer() {
     let Some((prefix, proxy, producer)) = behind_a_proxy().await else { return };
     let producer = Arc::new(producer);
     let publishers: Vec<_> = (0..4)
-        .map(|_| {
+        .map(|publisher| {
             let producer = producer.clone();
             tokio::spawn(async move {
                 let (mut confirmed, mut unknown) = (Vec::new(), Vec::new());
                 for _ in 0..300 {
-                    let job = outgoing(&first());
-                    let id = job.envelope.id;
-                    match producer.publish(job).await {
-                        Ok(()) => confirmed.push(id),
-                        Err(PublishError::OutcomeUnknown) => unknown.push(id),
-                        Err(_) => {}
+                    let mut jobs: Vec<_> = (0..=publisher % 2).map(|_| outgoing(&first())).collect();
+                    let ids: Vec<_> = jobs.iter().map(|job| job.envelope.id).collect();
+                    let told = match jobs.len() {
+                        1 => vec![producer.publish(jobs.pop().unwrap()).await],
+                        _ => producer.publish_all(jobs).await,
+                    };
+                    for (id, told) in ids.into_iter().zip(told) {
+                        match told {
+                            Ok(()) => confirmed.push(id),
+                            Err(PublishError::OutcomeUnknown) => unknown.push(id),
+                            Err(_) => {}
+                        }
                     }
                 }
                 (confirmed, unknown)

@@ -201,6 +201,13 @@ async fn a_key_in_a_url_is_told_of_before_anything_else() {
         assert!(problem["detail"].as_str().unwrap().contains("warren key rotate"), "{problem}");
         assert!(!problem.to_string().contains(&key[22..]), "{problem}");
     }
+    // Whatever the method, also one that the page does not have, and wherever it is asked.
+    let admin = Http::with_key(&up.admin, key);
+    let page = format!("/openapi.json?key={key}");
+    for request in [http.get(&page), http.delete(&page), admin.get(&format!("/livez?key={key}"))] {
+        let (status, problem) = parts(request.send().await.unwrap()).await;
+        assert_eq!((status, problem["code"].as_str()), (400, Some("key_in_url")), "{problem}");
+    }
     assert_eq!(jobs(&installation), Vec::<Value>::new(), "nothing was taken");
 }
 
