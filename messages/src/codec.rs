@@ -16,7 +16,11 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::{Invalid, Json, Message, json::Exact, malformed::malformed};
+use crate::{
+    Invalid, Message,
+    json::{Exact, Tree},
+    malformed::malformed,
+};
 
 /// The longest body and the longest output, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -24,6 +28,9 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// The deepest nesting of a body: arrays and maps, the outer map included. What is deeper overflows a thread's stack in
 /// a reader that recurses, and takes the process with it.
 pub const MAX_DEPTH: usize = 64;
+
+/// So many digits and a sign are always an integer of 64 bits.
+const ALWAYS_FIT: usize = 18;
 
 /// Why bytes are not a body of the kind that they claim.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +118,7 @@ pub fn decode<M: Message>(version: u16, body: &[u8]) -> Result<M, DecodeError> {
     if version > M::VERSION {
         return Err(DecodeError::UnknownVersion { version, reads: M::VERSION });
     }
-    let Json(old) = read(body)?;
+    let Tree(old) = read(body)?;
     let new = M::upcast(version, old)?;
     serde_path_to_error::deserialize(&new).map_err(|error| unfit(&error))
 }
@@ -128,15 +135,18 @@ pub fn from_json<M: Message>(text: &[u8]) -> Result<M, DecodeError> {
 }
 
 /// Any JSON text, read as strictly as a body.
-pub fn any_json(text: &[u8]) -> Result<Json, DecodeError> {
+pub fn any_json(text: &[u8]) -> Result<Value, DecodeError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     check_json(text)?;
-    read_json(text)
+    read_json(text).map(|Tree(value)| value)
 }
 
 /// What a reader of JSON text would not tell.
 fn check_json(text: &[u8]) -> Result<(), DecodeError> {
     check_size(text)?;
+    if is_plain(text) {
+        return Ok(());
+    }
     match scan_json(text) {
         Found::Nothing => Ok(()),
         Found::TooDeep => Err(DecodeError::TooDeep),
@@ -144,8 +154,28 @@ fn check_json(text: &[u8]) -> Result<(), DecodeError> {
     }
 }
 
+/// Whether a glance tells that there is nothing to be found by looking through a text: too few brackets open in all of it,
+/// and no digits follow each other for long. Nearly every text is plain.
+fn is_plain(text: &[u8]) -> bool {
+    let opened = text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    // As many digits as always fit, and one more, hold one that is looked at.
+    let mut every = text.iter().enumerate().skip(ALWAYS_FIT).step_by(ALWAYS_FIT + 1);
+    opened <= MAX_DEPTH && every.all(|(at, byte)| !byte.is_ascii_digit() || digits_around(text, at) <= ALWAYS_FIT)
+}
+
+/// How many digits stand together with the one here.
+fn digits_around(text: &[u8], at: usize) -> usize {
+    let before = text[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    before + text[at..].iter().take_while(|byte| byte.is_ascii_digit()).count()
+}
+
 fn read_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(text).map_err(|error| {
+    // Checked once as a whole, it is not checked again text by text.
+    let read = match std::str::from_utf8(text) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(text),
+    };
+    read.map_err(|error| {
         // A typed reader stops at the first field that does not fit; whether the rest is JSON at all is asked first.
         let error = serde_json::from_slice::<IgnoredAny>(text).err().unwrap_or(error);
         if error.is_data() {
@@ -164,7 +194,7 @@ fn read_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, DecodeError> {
 /// An encoded body or output as a JSON value, for people and for HTTP.
 pub fn to_json(bytes: &[u8]) -> Result<Value, DecodeError> {
     check_size(bytes)?;
-    read::<Json>(bytes).map(|Json(value)| value)
+    read(bytes).map(|Tree(value)| value)
 }
 
 /// Whether bytes are one MessagePack map within the limits, whatever is in it.
@@ -300,8 +330,7 @@ fn scan_json(text: &[u8]) -> Found {
                 let digits = text[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
                 at += digits;
                 let is_integer = !matches!(text.get(at), Some(b'.' | b'e' | b'E'));
-                // 18 digits and a sign always fit.
-                if is_integer && digits >= 18 {
+                if is_integer && digits >= ALWAYS_FIT {
                     let number = std::str::from_utf8(&text[start..at]).unwrap_or_default();
                     long_integer |= number.parse::<i64>().is_err() && number.parse::<u64>().is_err();
                 }

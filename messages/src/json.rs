@@ -7,22 +7,70 @@ use std::{
 };
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeSeed as _},
+};
 use serde_json::{Map, Number, Value};
 
-/// Any JSON value. Unlike a bare [`Value`] it refuses a repeated key (of which a plain reader would keep the last one
-/// and lose the others) and a number that is not finite.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Json(pub Value);
+use crate::packed::Packer;
+
+/// Any JSON value, as it stands in a message. Unlike a bare [`Value`] it refuses a repeated key (of which a plain reader
+/// would keep the last one and lose the others) and a number that is not finite. Kept as the MessagePack that it travels as,
+/// the fields of its maps in the order in which they were sent: a tree of it would be the most that a body costs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Json(Vec<u8>);
+
+impl Json {
+    /// The value.
+    pub fn to_value(&self) -> Value {
+        // What was read once.
+        Tree::deserialize(&mut self.reader()).map(|Tree(value)| value).unwrap_or_default()
+    }
+
+    /// As compact JSON text.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    fn reader(&self) -> rmp_serde::Deserializer<rmp_serde::decode::ReadReader<&[u8]>> {
+        rmp_serde::Deserializer::new(&self.0)
+    }
+}
 
 impl From<Value> for Json {
     fn from(value: Value) -> Self {
-        Self(value)
+        // The numbers of a `Value` are finite and its names differ.
+        let mut packer = Packer::new();
+        _ = packer.deserialize(value);
+        Self(packer.into_bytes())
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_transcode::transcode(&mut self.reader(), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut packer = Packer::new();
+        packer.deserialize(deserializer)?;
+        Ok(Self(packer.into_bytes()))
+    }
+}
+
+/// Any JSON value as a tree, read as strictly.
+pub(crate) struct Tree(pub(crate) Value);
+
+impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Strict).map(Self)
     }
@@ -173,7 +221,7 @@ impl<'de> de::Visitor<'de> for Strict {
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(Json(item)) = seq.next_element()? {
+        while let Some(Tree(item)) = seq.next_element()? {
             items.push(item);
         }
         Ok(items.into())
@@ -190,7 +238,7 @@ fn members<'de, A: de::MapAccess<'de>>(mut entries: A) -> Result<Map<String, Val
         if map.contains_key(&key) {
             return Err(de::Error::custom(format_args!("duplicate key `{key}`")));
         }
-        let Json(value) = entries.next_value()?;
+        let Tree(value) = entries.next_value()?;
         map.insert(key, value);
     }
     Ok(map)

@@ -10,6 +10,7 @@ pub mod invalid;
 pub mod json;
 mod malformed;
 pub mod message;
+mod packed;
 pub mod schema;
 
 pub mod analytics;

@@ -24,7 +24,7 @@ use percent_encoding::percent_decode_str;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use warren_messages::{
-    Bytes, Invalid, Json,
+    Bytes, Invalid,
     codec::{self, MAX_BYTES},
     field,
 };
@@ -292,7 +292,7 @@ fn unquoted(text: &str) -> Option<String> {
 
 /// Reads an event that stands in JSON.
 fn structured(text: &[u8]) -> Result<CloudEvent, Problem> {
-    let Json(value) = codec::any_json(text).map_err(|error| {
+    let value = codec::any_json(text).map_err(|error| {
         let problem = Problem::rejected(&Rejected::Decode(error), Format::Json);
         if problem.code() == "invalid_body" {
             problem.saying(INVALID_EVENT, "this is no CloudEvent 1.0")
@@ -333,7 +333,7 @@ fn structured(text: &[u8]) -> Result<CloudEvent, Problem> {
             attributes.invalid.add("/data_base64", "one_of", "give either data or data_base64, not both");
             Data::None
         }
-        (Some(data), None) => Data::Json(Json(data)),
+        (Some(data), None) => Data::Json(data),
         (None, Some(bytes)) => Data::Bytes(bytes),
         (None, None) => Data::None,
     };

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
-use warren_messages::{Bytes, Json, Message as _, Problem as FieldProblem, codec, event::Received};
+use warren_messages::{Bytes, Message as _, Problem as FieldProblem, codec, event::Received};
 
 pub(super) use self::data::Data;
 use super::{
@@ -208,8 +208,8 @@ impl Gateway {
         let data = event.data.take();
         // Text, numbers and maps of them: it cannot fail.
         let mut parts = serde_json::to_value(&event).unwrap_or_default();
-        if let Some(Json(data)) = data {
-            parts["data"] = data;
+        if let Some(data) = data {
+            parts["data"] = data.to_value();
         }
         // Written before the first is read again, so that never more than two forms of the event are there.
         let bodies: Vec<_> = routes.iter().map(|route| route.body(&parts).map(|body| body.to_string())).collect();
@@ -285,7 +285,7 @@ impl From<Event<'_>> for Received {
         let Event { origin: _, event_type, source, id, time, headers, data } = event;
         let (data, data_base64) = match data {
             Data::None => (None, None),
-            Data::Json(json) => (Some(json), None),
+            Data::Json(json) => (Some(json.into()), None),
             Data::Bytes(bytes) => (None, Some(Bytes(bytes))),
         };
         let (event_type, source, id) = (event_type.to_owned(), source.to_owned(), id.to_owned());

@@ -269,7 +269,7 @@ fn a_number_that_is_none_is_refused_in_a_free_value() {
 fn any_json_is_read_as_strictly_as_a_body() {
     for text in ["[1, {\"a\": null}]", "7", "\"x\"", "null", "\u{feff}{}"] {
         let plain: Value = serde_json::from_str(text.trim_start_matches('\u{feff}')).expect("JSON");
-        assert_eq!(codec::any_json(text.as_bytes()).map(|json| json.0), Ok(plain), "{text}");
+        assert_eq!(codec::any_json(text.as_bytes()), Ok(plain), "{text}");
     }
     let deep = "[".repeat(65) + &"]".repeat(65);
     assert_eq!(codec::any_json(deep.as_bytes()), Err(DecodeError::TooDeep));
@@ -287,6 +287,76 @@ fn any_json_is_read_as_strictly_as_a_body() {
     for text in ["{", "{} {}"] {
         assert!(matches!(codec::any_json(text.as_bytes()), Err(DecodeError::Malformed { .. })), "{text}");
     }
+}
+
+/// Any JSON value, and its text.
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        (-1e9..1e9).prop_map(Value::from),
+        ".{0,40}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 64, 20, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..20).prop_map(Value::from),
+            proptest::collection::btree_map(".{0,6}", inner, 0..20).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    /// What rmp-serde makes of a tree is the oracle.
+    #[test]
+    fn a_free_value_is_the_same_bytes_as_a_tree_of_it_and_comes_back(value in any_value()) {
+        let tree = codec::encode(&value).expect("small");
+        let text = value.to_string();
+        for json in [serde_json::from_str(&text).expect("a value"), Json::from(value.clone())] {
+            prop_assert_eq!(&codec::encode(&json).expect("small"), &tree);
+            prop_assert_eq!(json.to_text(), &*text);
+            prop_assert_eq!(&json.to_value(), &value);
+        }
+    }
+}
+
+#[test]
+fn a_long_free_value_takes_the_shortest_form_for_its_length() {
+    for length in [0, 15, 16, 17, 65_535, 65_536, 100_000] {
+        let (items, names): (Vec<_>, Vec<_>) = (0..length).map(|n| (n, format!("\"{n}\":{n}"))).unzip();
+        for text in [serde_json::to_string(&items).expect("numbers"), format!("{{{}}}", names.join(","))] {
+            let tree: Value = serde_json::from_str(&text).expect("JSON");
+            let json: Json = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(json.to_value(), tree, "{length}");
+            let bytes = |bytes: Result<Vec<u8>, _>| bytes.map_or(0, |bytes| bytes.len());
+            assert_eq!(bytes(codec::encode(&json)), bytes(codec::encode(&tree)), "{length}");
+        }
+    }
+}
+
+#[test]
+fn a_free_map_keeps_the_order_of_its_sender() {
+    let text = r#"{"b":1,"a":{"z":[{"y":2,"x":3}],"c":null},"":"last"}"#;
+    let json: Json = serde_json::from_str(text).expect("JSON");
+    assert_eq!(json.to_text(), text);
+    assert_eq!(codec::encode(&json).expect("small")[..4], [0x83, 0xa1, b'b', 1]);
+}
+
+#[test]
+fn a_name_that_a_free_map_has_twice_is_found_however_far_apart_and_deep() {
+    let many: Vec<_> = (0..50_000).map(|n| format!("\"{n}\":0")).collect();
+    let many = many.join(",");
+    for (text, name) in [
+        (format!("{{\"7\":1,{many}}}"), "7"),
+        (format!("{{\"a\":{{{many}}},\"b\":[{{\"7\":1,{many},\"x\":{{}}}}]}}"), "7"),
+        (r#"{"a":{"b":1},"b":{"b":1},"":0,"a":2}"#.into(), "a"),
+        (r#"{"\u0061":1,"a":2}"#.into(), "a"),
+    ] {
+        let error = serde_json::from_str::<Json>(&text).expect_err(name);
+        assert!(error.to_string().starts_with(&format!("duplicate key `{name}`")), "{error}");
+    }
+    serde_json::from_str::<Json>(r#"{"a":{"a":{"a":1}},"b":{"a":1}}"#).expect("each is in another map");
 }
 
 #[test]

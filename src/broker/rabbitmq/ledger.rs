@@ -6,6 +6,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
     broker::{PublishError, way_in::Answer},
@@ -29,6 +30,7 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 struct Entry {
     written: Instant,
+    id: Uuid,
     kind: Kind,
     /// Gone once it is answered.
     answer: Option<Answer>,
@@ -37,10 +39,17 @@ struct Entry {
 
 impl Ledger {
     /// Takes one in and numbers it.
-    pub(super) fn wrote(&mut self, now: Instant, kind: Kind, answer: Answer) -> u64 {
-        self.entries.push_back(Entry { written: now, kind, answer: Some(answer), confirmed: false });
+    pub(super) fn wrote(&mut self, now: Instant, id: Uuid, kind: Kind, answer: Answer) -> u64 {
+        self.entries.push_back(Entry { written: now, id, kind, answer: Some(answer), confirmed: false });
         self.owed += 1;
         self.first + self.entries.len() as u64 - 1
+    }
+
+    /// The first with this id that is not confirmed, among those that are meant.
+    pub(super) fn find(&self, id: Uuid, is_meant: impl Fn(u64) -> bool) -> Option<(u64, &Kind)> {
+        let mut numbered = (self.first..).zip(&self.entries);
+        let found = numbered.find(|(number, entry)| entry.id == id && !entry.confirmed && is_meant(*number));
+        found.map(|(number, entry)| (number, &entry.kind))
     }
 
     /// One was confirmed. Its answer, if it has not been told that it is late.
@@ -113,7 +122,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let write = |ledger: &mut Ledger, at, kind: &Kind| {
             let (answer, told) = oneshot::channel();
-            (ledger.wrote(at, kind.clone(), Answer::Alone(answer)), told)
+            (ledger.wrote(at, Uuid::nil(), kind.clone(), Answer::Alone(answer)), told)
         };
         let (first, mut first_told) = write(&mut ledger, start, &slow);
         let (second_one, _kept) = write(&mut ledger, start, &quick);
@@ -131,5 +140,24 @@ mod tests {
         assert!(ledger.confirmed(third).is_some());
         assert!(ledger.confirmed(third).is_none(), "a number is confirmed once");
         assert_eq!((ledger.owed(), ledger.oldest(), ledger.next_late(second)), (0, None, None));
+    }
+
+    #[test]
+    fn a_message_is_found_by_its_id_until_it_is_confirmed_and_a_copy_of_it_after_it() {
+        let mut ledger = Ledger::default();
+        let (kind, now) = (Kind::new("any").expect("a kind"), Instant::now());
+        let mut write = |id| {
+            let (answer, _) = oneshot::channel();
+            ledger.wrote(now, Uuid::from_u128(id), kind.clone(), Answer::Alone(answer))
+        };
+        let [one, other, copy] = [1, 2, 1].map(&mut write);
+        let id = Uuid::from_u128(1);
+        assert_eq!(ledger.find(id, |_| true), Some((one, &kind)));
+        assert_eq!(ledger.find(id, |number| number != one), Some((copy, &kind)));
+        ledger.confirmed(one);
+        assert_eq!(ledger.find(id, |_| true), Some((copy, &kind)));
+        assert_eq!(ledger.find(Uuid::from_u128(2), |_| true), Some((other, &kind)));
+        ledger.confirmed(copy);
+        assert_eq!(ledger.find(id, |_| true), None);
     }
 }

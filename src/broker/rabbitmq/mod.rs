@@ -2,6 +2,8 @@
 //!
 //! Owns connections, topology, publishing and consuming; lapin's types do not leave this folder.
 
+mod addresses;
+mod confirms;
 mod connection;
 mod consume;
 mod cork;
@@ -9,6 +11,7 @@ mod envelope;
 mod ledger;
 pub mod management;
 mod publish;
+mod returned;
 mod settle;
 pub mod topology;
 mod wakes;
@@ -26,6 +29,7 @@ pub use self::{
     settle::Window,
 };
 use self::{
+    addresses::Addresses,
     connection::{Link, LinkState},
     consume::Line,
     publish::Broken,
@@ -80,10 +84,11 @@ impl Producer {
         let link = Arc::new(Link::open(&settings.url, &format!("{} publish", settings.client)));
         let names = Names::new(&settings.prefix);
         let broken = Arc::new(channel::channel(Some("the queues have not been looked at yet".into())).0);
-        let way_in = publish::open(link.clone(), &names.jobs(), broken.clone());
+        let addresses = Arc::new(Addresses::new(names.clone()));
+        let way_in = publish::open(link.clone(), addresses.clone(), broken.clone());
         let questions = Arc::new(Questions::new(link.clone()));
         let stop = CancellationToken::new();
-        let watching = questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken.clone());
+        let watching = questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken.clone(), addresses);
         tokio::spawn(stop.clone().run_until_cancelled_owned(watching));
         let management = settings.management();
         Self { link, names, way_in, broken, questions, management, _watching: stop.drop_guard() }

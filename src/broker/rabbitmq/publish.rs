@@ -4,18 +4,19 @@
 //! whoever publishes hands its job to the owner, which writes all that has gathered as one burst and answers each by its
 //! own confirm. It also judges, since it alone sees them all: a confirm that is late, a message that came back, and a
 //! broker that takes nothing.
+//!
+//! A job whose queue is gone comes back, and is published again, to the exchange that has a net under it.
 
-use std::{collections::VecDeque, iter, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{
-    FutureExt as _, StreamExt as _,
+    FutureExt as _,
     future::{BoxFuture, OptionFuture},
-    stream::FuturesUnordered,
 };
 use lapin::{
     Channel, Confirmation,
-    options::{BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions},
-    types::ShortString,
+    message::BasicReturnMessage,
+    options::{BasicQosOptions, ConfirmSelectOptions},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -24,16 +25,18 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
+    addresses::Addresses,
+    confirms::{Confirms, send},
     connection::{Link, LinkState, within},
     envelope,
     ledger::Ledger,
+    returned::{Again, Returned, Stray},
 };
 use crate::{
     broker::{
         CONFIRM_TIMEOUT, Outgoing, PublishError,
         way_in::{self, Waiting, WayIn},
     },
-    crash_point,
     job::chain,
     retry::Reconnect,
 };
@@ -59,11 +62,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 pub(super) type Broken = watch::Sender<Option<String>>;
 
 /// Begins to publish. Must be called within a tokio runtime.
-pub(super) fn open(link: Arc<Link>, exchange: &str, broken: Arc<Broken>) -> WayIn {
+pub(super) fn open(link: Arc<Link>, addresses: Arc<Addresses>, broken: Arc<Broken>) -> WayIn {
     let (way_in, gathering) = WayIn::new(WAITING);
     let wakes = link.wakes().clone();
-    let owner =
-        Owner { state: link.watch(), link, exchange: exchange.into(), broken, gathering, waiting: VecDeque::new() };
+    let owner = Owner { state: link.watch(), link, addresses, broken, gathering, waiting: VecDeque::new() };
     tokio::spawn(wakes.once_for_all(owner.run()));
     way_in
 }
@@ -72,7 +74,7 @@ struct Owner {
     link: Arc<Link>,
     state: watch::Receiver<LinkState>,
     broken: Arc<Broken>,
-    exchange: ShortString,
+    addresses: Arc<Addresses>,
     gathering: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
 }
@@ -97,7 +99,12 @@ impl Owner {
             };
             let reason = match end {
                 End::Closed => return,
-                End::Lost(reason) => reason,
+                End::Lost(reason) => {
+                    if is_refused(&reason) {
+                        self.addresses.forbidden();
+                    }
+                    reason
+                }
                 End::GivenUp(reason) => {
                     self.link.renew();
                     reason
@@ -163,16 +170,16 @@ impl Owner {
 
     /// One life of the channel.
     async fn live(&mut self, channel: &Channel, pauses: &mut Reconnect) -> End {
-        let mut confirms = FuturesUnordered::new();
+        let mut confirms = Confirms::new();
         // Those that are late stay in the ledger. Answers that are dropped with it are those of jobs that may have been
         // accepted, of which nobody can know any more; it tells those who wait for them just that.
         let mut ledger = Ledger::default();
         let mut gathered = Vec::with_capacity(BURST);
+        let mut heard = Vec::with_capacity(BURST);
+        let mut returned = Returned::default();
         let mut topology = self.broken.subscribe();
         let mut heard_at = Instant::now();
         let (mut confirmed_at, mut unblocked_at) = (heard_at, heard_at);
-        // Confirms that came while jobs were written.
-        let mut came = VecDeque::new();
         let (mut sign_of_life, mut asking) = (OptionFuture::<BoxFuture<'static, bool>>::default(), false);
         loop {
             if self.obstacle().is_none() {
@@ -181,19 +188,20 @@ impl Owner {
                 if ledger.owed() == 0 {
                     heard_at = now;
                 }
-                for Waiting { job, answer, .. } in self.waiting.drain(..room) {
-                    if ledger.is_stuck(&job.envelope.kind) {
+                for Waiting { job: Outgoing { envelope, body }, answer, .. } in self.waiting.drain(..room) {
+                    if ledger.is_stuck(&envelope.kind) {
                         answer.send(Err(PublishError::Stuck));
                         continue;
                     }
-                    let number = ledger.wrote(now, job.envelope.kind.clone(), answer);
-                    confirms.push(send(channel, self.exchange.clone(), job, number));
+                    let (address, properties) = (self.addresses.of(&envelope.kind), envelope::properties(&envelope));
+                    let number = ledger.wrote(now, envelope.id, envelope.kind, answer);
+                    confirms.push(send(channel, address, body, properties, number));
                 }
                 if room > 0 {
                     // Polled for the first time by this one task and in this order, so they are numbered in order; and
                     // while the connection's own thread waits, if it is not writing already, so they go out together.
                     let _held = self.link.hold_writes();
-                    came.extend(iter::from_fn(|| confirms.next().now_or_never().flatten()));
+                    confirms.take_in();
                 }
             }
             let blocked = matches!(&*self.state.borrow(), LinkState::Blocked(..));
@@ -203,22 +211,24 @@ impl Owner {
             let alarm = self.impatient_at().into_iter().chain(late).chain(silent).min();
             tokio::select! {
                 biased;
-                Some(first) = async { if came.is_empty() { confirms.next().await } else { came.pop_front() } } => {
+                () = confirms.some() => {
                     heard_at = Instant::now();
                     confirmed_at = heard_at;
-                    // The broker confirms many at once.
-                    let mut next = Some(first);
-                    while let Some((number, confirmed)) = next {
-                        let answer = ledger.confirmed(number);
-                        match self.verdict(channel, confirmed) {
-                            Ok(verdict) => {
-                                if let Some(answer) = answer {
-                                    answer.send(verdict);
-                                }
-                            }
-                            Err(end) => return end,
+                    for message in confirms.hear(&mut heard) {
+                        if let Err(end) = self.take_back(message, &ledger, &mut returned) {
+                            return end;
                         }
-                        next = came.pop_front().or_else(|| confirms.next().now_or_never().flatten());
+                    }
+                    for (number, confirmed) in heard.drain(..) {
+                        let verdict = match self.verdict(channel, confirmed) {
+                            Ok(verdict) => verdict,
+                            Err(end) => return end,
+                        };
+                        if let Some(Again { address, body, properties, .. }) = returned.take(number) {
+                            confirms.push(send(channel, address, body, properties, number));
+                        } else if let Some(answer) = ledger.confirmed(number) {
+                            answer.send(verdict);
+                        }
                     }
                     pauses.reset();
                 }
@@ -263,6 +273,24 @@ impl Owner {
         }
     }
 
+    /// Takes back what found no queue. The error is one of the whole channel.
+    fn take_back(&self, message: BasicReturnMessage, ledger: &Ledger, returned: &mut Returned) -> Result<(), End> {
+        match returned.take_back(message, ledger, &self.addresses) {
+            Ok(kind) => {
+                warn!(%kind, "the queue of a kind is gone: its jobs go to the exchange, which keeps what has no queue");
+                Ok(())
+            }
+            Err(stray) => {
+                let reason = stray.to_string();
+                if stray == Stray::FromExchange {
+                    error!(reason, "the broker's topology is broken");
+                    self.broken.send_replace(Some(reason.clone()));
+                }
+                Err(End::GivenUp(reason))
+            }
+        }
+    }
+
     /// What a confirm means for its own job; the error is one of the whole channel.
     fn verdict(
         &self,
@@ -270,16 +298,8 @@ impl Owner {
         confirmed: lapin::Result<Confirmation>,
     ) -> Result<Result<(), PublishError>, End> {
         match confirmed {
-            Ok(Confirmation::Ack(None)) => Ok(Ok(())),
-            Ok(Confirmation::Nack(None)) => Ok(Err(PublishError::Refused)),
-            // lapin pairs a message that came back with whatever confirm is next, so this says nothing about this job.
-            // It says that the alternate exchange is gone or has no queue, for with it nothing ever comes back.
-            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
-                let reason = "a message came back unroutable, so the exchange for unroutable ones does not work";
-                error!(reason, "the broker's topology is broken");
-                self.broken.send_replace(Some(reason.into()));
-                Err(End::GivenUp(reason.into()))
-            }
+            Ok(Confirmation::Ack(_)) => Ok(Ok(())),
+            Ok(Confirmation::Nack(_)) => Ok(Err(PublishError::Refused)),
             Ok(Confirmation::NotRequested) => Err(End::GivenUp("the channel is not in confirm mode".into())),
             // The broker's own end of a channel says nothing against its connection.
             Err(error) if !channel.status().connected() => Err(End::Lost(chain(&error))),
@@ -288,23 +308,9 @@ impl Owner {
     }
 }
 
-/// Publishes one job and waits for its confirm.
-async fn send(
-    channel: &Channel,
-    exchange: ShortString,
-    Outgoing { envelope, body }: Outgoing,
-    number: u64,
-) -> (u64, lapin::Result<Confirmation>) {
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let (key, properties) = (envelope.kind.as_str().into(), envelope::properties(&envelope));
-    let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
-        Ok(confirm) => {
-            crash_point!("broker: published, not confirmed");
-            confirm.await
-        }
-        Err(error) => Err(error),
-    };
-    (number, confirmed)
+/// Whether a channel was ended because something may not be published where it was to go.
+fn is_refused(reason: &str) -> bool {
+    reason.contains("ACCESS_REFUSED")
 }
 
 /// Whether a channel answers a question that costs nothing. One whose queues hang does; one whose connection hangs does

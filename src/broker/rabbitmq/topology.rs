@@ -50,6 +50,11 @@ impl Names {
         format!("{}.{kind}", self.prefix)
     }
 
+    /// A name that no queue has: no kind is without a name.
+    pub(super) fn nowhere(&self) -> String {
+        format!("{}.", self.prefix)
+    }
+
     /// The exchange and the queue of what passed the delivery limit.
     pub fn dead(&self) -> String {
         format!("{}.dead", self.prefix)

@@ -1,16 +1,21 @@
-//! Looks at the broker now and then: whether the net under the exchange is still there, and how long the lines are.
+//! Looks at the broker now and then: whether the net under the exchange is still there, which queues stand, and how long the
+//! lines are.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use lapin::{
-    Channel, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueDeclareOptions},
+    BasicProperties, Channel, Connection, ExchangeKind,
+    options::{BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use tracing::{error, info};
 
 use super::{
+    addresses::Addresses,
     connection::{Link, within},
     publish::Broken,
     topology::Names,
@@ -45,15 +50,27 @@ impl Questions {
         Ok(self.ask(ask).await?.message_count())
     }
 
+    /// Whether this connection's user may publish straight to queues: that takes a permission of its own.
+    async fn may_go_straight(&self, names: &Names) -> Result<bool, lapin::Error> {
+        // The broker remembers for each channel what was allowed on it.
+        *self.channel.lock().await = None;
+        let ask = async |channel: &Channel| {
+            let (exchange, nowhere) = (ShortString::default(), ShortString::from(names.nowhere()));
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            within(channel.basic_publish(exchange, nowhere, options, &[], properties)).await?;
+            // To publish is not answered, but what is asked after it is only if that was allowed.
+            find_exchange(channel, &names.jobs()).await
+        };
+        match self.ask(ask).await {
+            Ok(()) => Ok(true),
+            Err(error) if chain(&error).contains("ACCESS_REFUSED") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Fails if there is no exchange of this name.
     async fn find_exchange(&self, name: &str) -> Result<(), lapin::Error> {
-        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        // The kind is not looked at in a passive declaration.
-        let ask = async |channel: &Channel| {
-            let (name, table) = (ShortString::from(name), FieldTable::default());
-            within(channel.exchange_declare(name, ExchangeKind::Direct, options, table)).await
-        };
-        self.ask(ask).await
+        self.ask(async |channel: &Channel| find_exchange(channel, name).await).await
     }
 
     async fn ask<T>(&self, ask: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> lapin::Result<T> {
@@ -82,12 +99,26 @@ impl Questions {
 
     /// Watches over what must stand for a publish to be safe: at first the queue of every kind, for a job that comes
     /// before its queue would be taken for one of a kind that nobody knows; then, for as long as it runs, the queue for
-    /// unroutable messages, without which a job whose queue is gone would vanish.
-    pub(super) async fn watch_topology(self: Arc<Self>, names: Names, kinds: Vec<Kind>, broken: Arc<Broken>) {
+    /// unroutable messages, without which a job whose queue is gone would vanish. Lets jobs go straight to queues that stand.
+    pub(super) async fn watch_topology(
+        self: Arc<Self>,
+        names: Names,
+        kinds: Vec<Kind>,
+        broken: Arc<Broken>,
+        addresses: Arc<Addresses>,
+    ) {
         let mut unseen: Vec<_> = kinds.iter().map(|kind| names.queue(kind)).collect();
+        let mut forbidden_on = Weak::new();
         let mut pauses = Reconnect::new();
-        while self.link.connection().await.is_some() {
-            let pause = match self.first_missing(&mut unseen, &names).await {
+        while let Some(connection) = self.link.connection().await {
+            let looked = async {
+                let missing = self.first_missing(&mut unseen, &names).await?;
+                if missing.is_none() {
+                    self.straighten(&names, &kinds, &addresses, &connection, &mut forbidden_on).await?;
+                }
+                Ok::<_, lapin::Error>(missing)
+            };
+            let pause = match looked.await {
                 Ok(None) => {
                     pauses.reset();
                     if broken.send_if_modified(|broken| broken.take().is_some()) {
@@ -106,8 +137,38 @@ impl Questions {
                 // No broker is another trouble, which others see to.
                 Err(_) => pauses.pause(),
             };
-            tokio::time::sleep(pause).await;
+            drop(connection);
+            // What is lost is looked for soon; and not without a pause, should it be lost as often as it is found.
+            if timeout(pause, addresses.lost()).await.is_ok() {
+                tokio::time::sleep(pause.min(LOOK_AGAIN)).await;
+            }
         }
+    }
+
+    /// Lets the jobs of each kind whose queue stands go straight to it, if the broker allows it on this connection.
+    async fn straighten(
+        &self,
+        names: &Names,
+        kinds: &[Kind],
+        addresses: &Addresses,
+        connection: &Arc<Connection>,
+        forbidden_on: &mut Weak<Connection>,
+    ) -> Result<(), lapin::Error> {
+        let bent: Vec<_> = kinds.iter().filter(|kind| !addresses.is_straight(kind)).collect();
+        if bent.is_empty() || forbidden_on.as_ptr() == Arc::as_ptr(connection) {
+            return Ok(());
+        }
+        if !self.may_go_straight(names).await? {
+            info!("the broker does not allow jobs to go straight to their queues, so they go through the exchange");
+            *forbidden_on = Arc::downgrade(connection);
+            return Ok(());
+        }
+        for kind in bent {
+            if found(self.depth(&names.queue(kind)).await)? {
+                addresses.stands(kind);
+            }
+        }
+        Ok(())
     }
 
     /// The first that is not there; queues that are leave the list of unseen ones.
@@ -129,6 +190,13 @@ impl Questions {
         }
         Ok(None)
     }
+}
+
+async fn find_exchange(channel: &Channel, name: &str) -> lapin::Result<()> {
+    let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    // The kind is not looked at in a passive declaration.
+    let (name, table) = (ShortString::from(name), FieldTable::default());
+    within(channel.exchange_declare(name, ExchangeKind::Direct, options, table)).await
 }
 
 fn found<T>(answer: lapin::Result<T>) -> lapin::Result<bool> {

@@ -84,7 +84,7 @@ fn text_is_the_same_event_in_both_modes() {
     }"#;
     let event = structured(text).expect("the specification's own example");
     assert_eq!(event, binary_example("B234-1234-1234", "application/xml", b"<much wow=\"xml\"/>"));
-    assert_eq!(event.data, Data::Json(Json(json!("<much wow=\"xml\"/>"))));
+    assert_eq!(event.data, Data::Json(json!("<much wow=\"xml\"/>")));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn json_is_the_same_event_in_both_modes() {
     let event = structured(text).expect("the specification's own example");
     let body = br#"{ "appinfoA" : "abc", "appinfoB" : 123, "appinfoC" : true }"#;
     assert_eq!(event, binary_example("C234-1234-1234", "application/json", body));
-    assert_eq!(event.data, Data::Json(Json(json!({ "appinfoA": "abc", "appinfoB": 123, "appinfoC": true }))));
+    assert_eq!(event.data, Data::Json(json!({ "appinfoA": "abc", "appinfoB": 123, "appinfoC": true })));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_json_string_is_not_read_once_more() {
     let event = structured(text).expect("the specification's own example");
     let same = binary_example("D234-1234-1234", "application/json", b"\"I'm just a string\"");
     assert_eq!(event.data, same.data);
-    assert_eq!(event.data, Data::Json(Json(json!("I'm just a string"))));
+    assert_eq!(event.data, Data::Json(json!("I'm just a string")));
     // "If the quotes were missing, this would have been an invalid event".
     let mut pairs = example("D");
     pairs.push(("content-type", "application/json".into()));
@@ -132,7 +132,7 @@ fn null_is_data_and_no_data_is_none() {
         let text = format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"i"{data}}}"#);
         structured(text.as_bytes()).expect("an event").data
     };
-    assert_eq!(event(r#","data":null"#), Data::Json(Json(json!(null))));
+    assert_eq!(event(r#","data":null"#), Data::Json(json!(null)));
     assert_eq!(event(""), Data::None);
     assert_eq!(event(r#","data_base64":null"#), Data::None);
     assert_eq!(event(r#","data_base64":"""#), Data::Bytes(Vec::new()));
@@ -234,16 +234,16 @@ fn a_trace_is_that_of_the_extension() {
 #[test]
 fn data_is_read_by_its_content_type() {
     let read = |content_type: Option<&str>, bytes: &[u8]| Data::read(content_type, bytes).expect("it can be read");
-    let text = |text: &str| Data::Json(Json(text.into()));
-    assert_eq!(read(Some("application/json; charset=utf-8"), b"[1]"), Data::Json(Json(json!([1]))));
-    assert_eq!(read(Some("Application/Problem+JSON"), b"[1]"), Data::Json(Json(json!([1]))));
-    assert_eq!(read(Some("text/json"), b"\xef\xbb\xbf[1]"), Data::Json(Json(json!([1]))));
+    let text = |text: &str| Data::Json(text.into());
+    assert_eq!(read(Some("application/json; charset=utf-8"), b"[1]"), Data::Json(json!([1])));
+    assert_eq!(read(Some("Application/Problem+JSON"), b"[1]"), Data::Json(json!([1])));
+    assert_eq!(read(Some("text/json"), b"\xef\xbb\xbf[1]"), Data::Json(json!([1])));
     assert_eq!(read(Some("text/plain"), b"[1]"), text("[1]"));
     assert_eq!(read(Some("text/plain; charset=iso-8859-1"), b"caf\xe9"), Data::Bytes(b"caf\xe9".to_vec()));
     assert_eq!(read(Some("image/svg+xml"), b"<svg/>"), text("<svg/>"));
     assert_eq!(read(Some("application/octet-stream"), b"[1]"), Data::Bytes(b"[1]".to_vec()));
     assert_eq!(read(Some("nonsense"), b"x"), Data::Bytes(b"x".to_vec()));
-    assert_eq!(read(None, b"{\"a\":1}"), Data::Json(Json(json!({ "a": 1 }))));
+    assert_eq!(read(None, b"{\"a\":1}"), Data::Json(json!({ "a": 1 })));
     assert_eq!(read(None, b"plain"), text("plain"));
     assert_eq!(read(None, b"\xff"), Data::Bytes(vec![255]));
     assert_eq!(read(Some("application/json"), b""), Data::None);

@@ -2,7 +2,7 @@
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
-use warren_messages::{Json, codec};
+use warren_messages::codec;
 
 use crate::{
     gateway::problem::Problem,
@@ -15,7 +15,7 @@ pub(in crate::gateway) enum Data {
     /// There is none.
     None,
     /// JSON; text is a JSON string.
-    Json(Json),
+    Json(Value),
     /// Anything else.
     Bytes(Vec<u8>),
 }
@@ -48,7 +48,7 @@ impl Data {
         }
         match codec::any_json(bytes) {
             // As a part of an event it stands one level deeper.
-            Ok(json) if levels(&json.0) < codec::MAX_DEPTH => Self::Json(json),
+            Ok(json) if levels(&json) < codec::MAX_DEPTH => Self::Json(json),
             Ok(_) => Self::Bytes(bytes.to_vec()),
             // This reader wants nothing of what it reads, and so minds neither depth nor keys nor the size of numbers.
             Err(_) if serde_json::from_slice::<IgnoredAny>(without_mark(bytes)).is_ok() => Self::Bytes(bytes.to_vec()),
@@ -59,7 +59,7 @@ impl Data {
     /// Text in another encoding than UTF-8 is bytes to us.
     fn text_or_bytes(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Json(Json(text.into())),
+            Ok(text) => Self::Json(text.into()),
             Err(_) => Self::Bytes(bytes.to_vec()),
         }
     }
@@ -100,7 +100,7 @@ mod tests {
             match Data::guess(&bytes) {
                 Data::None => prop_assert!(bytes.is_empty()),
                 Data::Bytes(kept) => prop_assert_eq!(kept, bytes),
-                Data::Json(Json(kept)) => {
+                Data::Json(kept) => {
                     let text = without_mark(&bytes);
                     let read = serde_json::from_slice::<Value>(text);
                     // What is no JSON is text as it came.

@@ -6,3 +6,4 @@ mod keys;
 mod operations;
 mod rabbitmq;
 mod store;
+mod straight;

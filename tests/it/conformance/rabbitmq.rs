@@ -35,11 +35,11 @@ async fn behind_a_proxy() -> Option<(RabbitPrefix, Proxy, Producer)> {
     Some((prefix, proxy, producer))
 }
 
-fn outgoing(kind: &Kind) -> Outgoing {
+pub(super) fn outgoing(kind: &Kind) -> Outgoing {
     Outgoing { envelope: envelope_of(kind), body: BODY.to_vec() }
 }
 
-async fn depth(prefix: &RabbitPrefix, kind: &Kind) -> u32 {
+pub(super) async fn depth(prefix: &RabbitPrefix, kind: &Kind) -> u32 {
     let (_connection, channel) = prefix.channel().await;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let queue = prefix.names().queue(kind);

@@ -191,7 +191,7 @@ impl Deliver {
 
     async fn send(&self, message: Message, url: Url) -> Result<Output, Error> {
         let body = match (message.body, message.body_base64) {
-            (Some(json), _) => (json.0.to_string().into_bytes(), "application/json"),
+            (Some(json), _) => (json.to_text().into_bytes(), "application/json"),
             (None, bytes) => (bytes.unwrap_or_default().0, "application/octet-stream"),
         };
         let timestamp = Timestamp::now().as_second();

@@ -1,0 +1,158 @@
+//! Reads any JSON value straight into the MessagePack that it travels as, without a tree of it in between.
+//!
+//! As strict as a body: a repeated key is refused, of which a plain reader would keep the last one and lose the others, and
+//! so is a number that is not finite.
+
+use std::{fmt, ops::Range};
+
+use rmp::{
+    Marker,
+    encode::{self, ByteBuf, ValueWriteError},
+};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// Gathers values in the order in which they are read. To write to memory cannot fail.
+pub(crate) struct Packer {
+    bytes: ByteBuf,
+    /// Where the names are that were read of the maps that are open.
+    names: Vec<Range<usize>>,
+}
+
+impl Packer {
+    pub(crate) fn new() -> Self {
+        Self { bytes: ByteBuf::with_capacity(256), names: Vec::new() }
+    }
+
+    /// What was gathered.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes.into_vec()
+    }
+
+    /// Begins a value with others in it, whose number is known when they have been read. Answers where it begins.
+    fn open(&mut self) -> usize {
+        let bytes = self.bytes.as_mut_vec();
+        bytes.push(0);
+        bytes.len() - 1
+    }
+
+    /// Writes how many there are into the place that was left for it, and makes room where that is too small.
+    fn close<E: de::Error>(
+        &mut self,
+        begin: usize,
+        count: usize,
+        write: impl FnOnce(&mut &mut [u8], u32) -> Result<Marker, ValueWriteError>,
+    ) -> Result<(), E> {
+        let mut head = [0; 5];
+        let mut left = head.as_mut_slice();
+        _ = write(&mut left, u32::try_from(count).map_err(E::custom)?);
+        let length = 5 - left.len();
+        self.bytes.as_mut_vec().splice(begin..=begin, head[..length].iter().copied());
+        Ok(())
+    }
+
+    /// Refuses a name that the map has twice, whose names begin with this one.
+    fn check_names<E: de::Error>(&mut self, first: usize) -> Result<(), E> {
+        let Self { bytes, names } = self;
+        let text = |name: &Range<usize>| &bytes.as_slice()[name.clone()];
+        let names = &mut names[first..];
+        names.sort_unstable_by(|one, other| text(one).cmp(text(other)));
+        match names.windows(2).find(|two| text(&two[0]) == text(&two[1])) {
+            Some(two) => Err(E::custom(format_args!("duplicate key `{}`", String::from_utf8_lossy(text(&two[0]))))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Packer {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Packer {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        _ = encode::write_nil(&mut self.bytes);
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        _ = encode::write_bool(&mut self.bytes, value);
+        Ok(())
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        _ = encode::write_sint(&mut self.bytes, value);
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        _ = encode::write_uint(&mut self.bytes, value);
+        Ok(())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        if !value.is_finite() {
+            return Err(E::custom("invalid value: a number must be finite"));
+        }
+        _ = encode::write_f64(&mut self.bytes, value);
+        Ok(())
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
+        _ = encode::write_str(&mut self.bytes, value);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let (begin, mut count) = (self.open(), 0);
+        while items.next_element_seed(&mut *self)?.is_some() {
+            count += 1;
+        }
+        self.close(begin, count, |head, count| encode::write_array_len(head, count))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let (begin, first) = (self.open(), self.names.len());
+        while entries.next_key_seed(Name(self))?.is_some() {
+            entries.next_value_seed(&mut *self)?;
+        }
+        self.check_names(first)?;
+        let count = self.names.len() - first;
+        self.names.truncate(first);
+        self.close(begin, count, |head, count| encode::write_map_len(head, count))
+    }
+}
+
+/// Reads the name of an entry.
+struct Name<'a>(&'a mut Packer);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<(), E> {
+        _ = encode::write_str(&mut self.0.bytes, name);
+        let end = self.0.bytes.as_slice().len();
+        self.0.names.push(end - name.len()..end);
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! The messages that are on their way, and what the broker says of them.
+//!
+//! lapin hangs a message that came back on whatever confirm it resolves next, so that it says nothing of that confirm's own
+//! message. But the broker sends a message back before it confirms it, and lapin reads in order: when the confirm of a
+//! message that came back is resolved, the one that it hangs on was before. So whoever takes all confirms that are there,
+//! to the last, has with each of them whatever came back of its message, and only then is any of them believed.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures_util::{Stream as _, future::poll_fn, stream::FuturesUnordered};
+use lapin::{BasicProperties, Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
+
+use super::addresses::Address;
+use crate::crash_point;
+
+/// What the broker says of the message with this number.
+pub(super) type Told = (u64, lapin::Result<Confirmation>);
+
+/// Messages that are on their way.
+pub(super) struct Confirms<F> {
+    sent: FuturesUnordered<F>,
+    told: Vec<Told>,
+    woken: Arc<Woken>,
+    waker: Waker,
+}
+
+impl<F: Future<Output = Told>> Confirms<F> {
+    pub(super) fn new() -> Self {
+        let woken = Arc::new(Woken::default());
+        Self { sent: FuturesUnordered::new(), told: Vec::new(), waker: woken.clone().into(), woken }
+    }
+
+    /// Another message, which is published when it is next asked for confirms.
+    pub(super) fn push(&mut self, message: F) {
+        self.sent.push(message);
+    }
+
+    /// Waits until something was told.
+    pub(super) async fn some(&mut self) {
+        poll_fn(|context| {
+            if self.told.is_empty() {
+                match Pin::new(&mut self.sent).poll_next(context) {
+                    Poll::Ready(Some(told)) => self.told.push(told),
+                    // Nothing is on its way.
+                    Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Publishes what is new, and takes in all that was told by now.
+    pub(super) fn take_in(&mut self) {
+        let context = &mut Context::from_waker(&self.waker);
+        loop {
+            self.woken.0.store(false, SeqCst);
+            match Pin::new(&mut self.sent).poll_next(context) {
+                Poll::Ready(Some(told)) => self.told.push(told),
+                Poll::Ready(None) => return,
+                // It may only have paused, to let others run, with more to come: it says so by waking whoever asks.
+                Poll::Pending if self.woken.0.load(SeqCst) => {}
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Takes in all that was told by now, and gives it out, with what came back.
+    pub(super) fn hear(&mut self, heard: &mut Vec<Told>) -> Vec<BasicReturnMessage> {
+        self.take_in();
+        let mut returned = Vec::new();
+        for (_, told) in &mut self.told {
+            if let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = told {
+                returned.extend(message.take());
+            }
+        }
+        std::mem::swap(heard, &mut self.told);
+        self.told.clear();
+        returned
+    }
+}
+
+/// Publishes one message and waits for its confirm.
+pub(super) async fn send(
+    channel: &Channel,
+    Address { exchange, key }: Address,
+    body: Vec<u8>,
+    properties: BasicProperties,
+    number: u64,
+) -> Told {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
+        Ok(confirm) => {
+            crash_point!("broker: published, not confirmed");
+            confirm.await
+        }
+        Err(error) => Err(error),
+    };
+    (number, confirmed)
+}
+
+/// Whether whoever asks was woken while he asked.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::Delivery;
+
+    use super::*;
+
+    /// A confirm that is there after so many turns, with a message that came back hung on it.
+    async fn confirm(number: u64, turns: usize, with: Option<&str>) -> Told {
+        let mut left = turns;
+        poll_fn(|context| {
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            left -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        let came_back = |key: &str| BasicReturnMessage {
+            delivery: Delivery::mock(0, "".into(), key.into(), false, Vec::new()),
+            reply_code: 312,
+            reply_text: "NO_ROUTE".into(),
+        };
+        (number, Ok(Confirmation::Ack(with.map(came_back))))
+    }
+
+    #[tokio::test]
+    async fn whatever_is_there_is_heard_together_with_what_came_back_of_it() {
+        let mut confirms = Confirms::new();
+        // The one whose message came back is told first, and the one that it hangs on last of all.
+        for number in 0..50 {
+            let is_last = number == 49;
+            confirms.push(confirm(number, usize::from(number > 0), is_last.then_some("the first's queue")));
+        }
+        confirms.some().await;
+        let mut heard = Vec::new();
+        let came_back = confirms.hear(&mut heard);
+        assert_eq!(heard.len(), 50);
+        assert!(heard.iter().all(|(_, told)| *told == Ok(Confirmation::Ack(None))));
+        let keys: Vec<_> = came_back.iter().map(|message| message.delivery.routing_key.as_str()).collect();
+        assert_eq!(keys, ["the first's queue"]);
+        assert!(confirms.hear(&mut heard).is_empty() && heard.is_empty(), "each is heard once");
+    }
+}
