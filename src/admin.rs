@@ -19,7 +19,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::{
-    gateway::{around::Around, auth::Door, problem::Problem, serve::Pages},
+    gateway::{
+        around::Around,
+        auth::{Asking, Door},
+        problem::Problem,
+        serve::Pages,
+    },
     health::{Condition, Health},
     keys::Scope,
 };
@@ -45,7 +50,8 @@ struct Readiness {
 impl Admin {
     fn admit(&self, request: &Request) -> Result<(), Problem> {
         let Some(door) = &self.door else { return Ok(()) };
-        door.admit(request.uri(), request.headers(), request.extensions(), None, Scope::MetricsRead).map(drop)
+        let asking = Asking::of(request.uri(), request.headers(), request.extensions());
+        door.admit(asking, None, Scope::MetricsRead).map(drop)
     }
 
     /// Whether it may see why something is not ready. A supervisor brings no key and is none the worse for that, so it is not

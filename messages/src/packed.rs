@@ -3,13 +3,16 @@
 //! As strict as a body: a repeated key is refused, of which a plain reader would keep the last one and lose the others, and
 //! so is a number that is not finite.
 
-use std::{fmt, ops::Range};
+use std::{fmt, io::Cursor, ops::Range};
 
 use rmp::{
     Marker,
     encode::{self, ByteBuf, ValueWriteError},
 };
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// How an array or a map begins.
+type Head = Cursor<[u8; 5]>;
 
 /// Gathers values in the order in which they are read. To write to memory cannot fail.
 pub(crate) struct Packer {
@@ -40,13 +43,12 @@ impl Packer {
         &mut self,
         begin: usize,
         count: usize,
-        write: impl FnOnce(&mut &mut [u8], u32) -> Result<Marker, ValueWriteError>,
+        write: impl FnOnce(&mut Head, u32) -> Result<Marker, ValueWriteError>,
     ) -> Result<(), E> {
-        let mut head = [0; 5];
-        let mut left = head.as_mut_slice();
-        _ = write(&mut left, u32::try_from(count).map_err(E::custom)?);
-        let length = 5 - left.len();
-        self.bytes.as_mut_vec().splice(begin..=begin, head[..length].iter().copied());
+        let mut head = Head::default();
+        _ = write(&mut head, u32::try_from(count).map_err(E::custom)?);
+        let length = usize::try_from(head.position()).map_err(E::custom)?;
+        self.bytes.as_mut_vec().splice(begin..=begin, head.get_ref()[..length].iter().copied());
         Ok(())
     }
 
@@ -116,7 +118,7 @@ impl<'de> Visitor<'de> for &mut Packer {
         while items.next_element_seed(&mut *self)?.is_some() {
             count += 1;
         }
-        self.close(begin, count, |head, count| encode::write_array_len(head, count))
+        self.close(begin, count, encode::write_array_len)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
@@ -127,7 +129,7 @@ impl<'de> Visitor<'de> for &mut Packer {
         self.check_names(first)?;
         let count = self.names.len() - first;
         self.names.truncate(first);
-        self.close(begin, count, |head, count| encode::write_map_len(head, count))
+        self.close(begin, count, encode::write_map_len)
     }
 }
 

@@ -6,14 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use async_trait::async_trait;
 use metrics::{Counter, counter, histogram};
 
 use crate::{
-    broker::{Outgoing, Publish, PublishError},
+    broker::{Count, Outgoing, Publish, Publishing, PublishingAll, Verdict},
     job::Kind,
     telemetry::{PUBLISH_CONFIRM, PUBLISH_ERRORS, PUBLISHED, Timer},
 };
@@ -21,40 +20,46 @@ use crate::{
 /// A way in that counts what goes through it.
 pub(super) struct Counted {
     inner: Arc<dyn Publish>,
+    counts: Arc<Counts>,
+}
+
+struct Counts {
     /// Of the kinds that this build knows; looking a metric up by its name costs more than counting.
-    kinds: BTreeMap<Kind, Count>,
+    kinds: BTreeMap<Kind, OfKind>,
     confirm: Timer,
 }
 
-struct Count {
+struct OfKind {
     since_taken: AtomicU64,
     published: Counter,
 }
 
 impl Counted {
     pub(super) fn new(inner: Arc<dyn Publish>, kinds: &[Kind]) -> Self {
-        let count = |kind: &Kind| Count { since_taken: AtomicU64::new(0), published: counter_of(kind) };
-        let kinds = kinds.iter().map(|kind| (kind.clone(), count(kind))).collect();
-        Self { inner, kinds, confirm: Timer::new(histogram!(PUBLISH_CONFIRM)) }
+        let of_kind = |kind: &Kind| OfKind { since_taken: AtomicU64::new(0), published: counter_of(kind) };
+        let kinds = kinds.iter().map(|kind| (kind.clone(), of_kind(kind))).collect();
+        Self { inner, counts: Arc::new(Counts { kinds, confirm: Timer::new(histogram!(PUBLISH_CONFIRM)) }) }
     }
 
     /// How many of each kind were published since it was last asked.
     pub(super) fn take(&self) -> Vec<(Kind, u64)> {
-        self.confirm.flush();
-        let counts = self.kinds.iter().map(|(kind, count)| (kind.clone(), count.since_taken.swap(0, Relaxed)));
+        self.counts.confirm.flush();
+        let counts = self.counts.kinds.iter().map(|(kind, count)| (kind.clone(), count.since_taken.swap(0, Relaxed)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Gives back what was taken and could not be used.
     pub(super) fn give_back(&self, counts: &[(Kind, u64)]) {
         for (kind, taken) in counts {
-            if let Some(count) = self.kinds.get(kind) {
+            if let Some(count) = self.counts.kinds.get(kind) {
                 count.since_taken.fetch_add(*taken, Relaxed);
             }
         }
     }
+}
 
-    fn count(&self, kind: &Kind, published: &Result<(), PublishError>, took: Duration) {
+impl Count for Counts {
+    fn count(&self, kind: &Kind, published: &Verdict, took: Duration) {
         match (published, self.kinds.get(kind)) {
             (Ok(()), Some(count)) => {
                 count.since_taken.fetch_add(1, Relaxed);
@@ -75,24 +80,15 @@ fn counter_of(kind: &Kind) -> Counter {
     counter!(PUBLISHED, "kind" => kind.to_string())
 }
 
-#[async_trait]
 impl Publish for Counted {
-    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
-        let kinds: Vec<_> = jobs.iter().map(|job| job.envelope.kind.clone()).collect();
-        let began = Instant::now();
-        let published = self.inner.publish_all(jobs).await;
-        let took = began.elapsed();
-        for (kind, published) in kinds.iter().zip(&published) {
-            self.count(kind, published, took);
-        }
-        published
+    fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll {
+        let kinds = jobs.iter().map(|job| job.envelope.kind.clone()).collect();
+        self.inner.publish_all(jobs).counted(self.counts.clone(), kinds)
     }
 
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        let (kind, began) = (job.envelope.kind.clone(), Instant::now());
-        let published = self.inner.publish(job).await;
-        self.count(&kind, &published, began.elapsed());
-        published
+    fn publish(&self, job: Outgoing) -> Publishing {
+        let kind = job.envelope.kind.clone();
+        self.inner.publish(job).counted(self.counts.clone(), kind)
     }
 
     fn health(&self) -> Result<(), String> {

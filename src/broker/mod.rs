@@ -13,6 +13,7 @@
 //! The adapters know no role. They are run by one conformance suite, `tests/it/conformance/broker.rs`.
 
 pub mod embedded;
+mod publishing;
 pub mod rabbitmq;
 mod way_in;
 
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use self::publishing::{Count, Publishing, PublishingAll, Verdict};
 use crate::job::{Envelope, Kind};
 
 /// A job on its way to the broker.
@@ -34,14 +36,13 @@ pub struct Outgoing {
 }
 
 /// The way in.
-#[async_trait]
 pub trait Publish: Send + Sync {
     /// Resolves when each job is durable, or with what is known otherwise, within [`CONFIRM_TIMEOUT`]. Answers in their
     /// order. None keeps another from being published.
-    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>>;
+    fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll;
 
     /// The same for a single job.
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError>;
+    fn publish(&self, job: Outgoing) -> Publishing;
 
     /// Whether a publish would be taken now; if not, why.
     fn health(&self) -> Result<(), String>;

@@ -6,24 +6,18 @@
 
 use std::{
     iter,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::AcqRel},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::{
     sync::{
-        Notify,
         mpsc::{self, error::TrySendError},
         oneshot,
     },
     time::Instant,
 };
 
-use super::{Outgoing, PublishError};
-
-type Verdict = Result<(), PublishError>;
+use super::{Outgoing, PublishError, Publishing, PublishingAll, Verdict};
 
 /// A job that waits to be written.
 pub(super) struct Waiting {
@@ -45,23 +39,22 @@ impl WayIn {
         (Self { sender }, receiver)
     }
 
-    /// Lets jobs wait in their order, and waits for what becomes of each.
-    pub(super) async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Verdict> {
-        if jobs.is_empty() {
-            return Vec::new();
-        }
-        let (group, since) = (Group::of(jobs.len()), Instant::now());
+    /// Lets jobs wait in their order.
+    pub(super) fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll {
+        let (answer, told) = oneshot::channel();
+        let publishing = PublishingAll::new(told, jobs.len());
+        let (group, since) = (Group::of(jobs.len(), answer), Instant::now());
         for (place, job) in jobs.into_iter().enumerate() {
             self.queue(Waiting { job, since, answer: Answer::Among(Place { group: group.clone(), place }) });
         }
-        group.told().await
+        publishing
     }
 
     /// The same for a single job.
-    pub(super) async fn publish(&self, job: Outgoing) -> Verdict {
+    pub(super) fn publish(&self, job: Outgoing) -> Publishing {
         let (answer, told) = oneshot::channel();
         self.queue(Waiting { job, since: Instant::now(), answer: Answer::Alone(answer) });
-        told.await.unwrap_or(Err(PublishError::OutcomeUnknown))
+        Publishing::new(told)
     }
 
     fn queue(&self, waiting: Waiting) {
@@ -83,24 +76,30 @@ pub(super) async fn and_the_rest(waiting: &mut mpsc::Receiver<Waiting>, burst: &
     burst.extend(iter::from_fn(|| waiting.try_recv().ok()).take(most));
 }
 
-/// The answers to jobs that were published together.
+/// The answers to jobs that were published together, told when all are there, with the last place among them.
 #[derive(Debug)]
-struct Group {
-    verdicts: Mutex<Vec<Verdict>>,
-    /// How many are not answered.
-    open: AtomicUsize,
-    told: Notify,
+struct Group(Mutex<Answers>);
+
+#[derive(Debug)]
+struct Answers {
+    verdicts: Vec<Verdict>,
+    told: Option<oneshot::Sender<Vec<Verdict>>>,
 }
 
 impl Group {
-    fn of(jobs: usize) -> Arc<Self> {
-        let unknown = vec![Err(PublishError::OutcomeUnknown); jobs];
-        Arc::new(Self { verdicts: Mutex::new(unknown), open: AtomicUsize::new(jobs), told: Notify::new() })
+    fn of(jobs: usize, told: oneshot::Sender<Vec<Verdict>>) -> Arc<Self> {
+        let verdicts = vec![Err(PublishError::OutcomeUnknown); jobs];
+        Arc::new(Self(Mutex::new(Answers { verdicts, told: Some(told) })))
     }
+}
 
-    async fn told(&self) -> Vec<Verdict> {
-        self.told.notified().await;
-        std::mem::take(&mut *self.verdicts.lock().unwrap_or_else(PoisonError::into_inner))
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Answers { verdicts, told } = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(told) = told.take() {
+            // Whoever asked may be gone.
+            _ = told.send(std::mem::take(verdicts));
+        }
     }
 }
 
@@ -116,8 +115,8 @@ impl Answer {
         match self {
             // Whoever asked may be gone.
             Self::Alone(answer) => _ = answer.send(verdict),
-            Self::Among(Place { ref group, place }) => {
-                group.verdicts.lock().unwrap_or_else(PoisonError::into_inner)[place] = verdict;
+            Self::Among(Place { group, place }) => {
+                group.0.lock().unwrap_or_else(PoisonError::into_inner).verdicts[place] = verdict;
             }
         }
     }
@@ -128,14 +127,6 @@ impl Answer {
 pub(super) struct Place {
     group: Arc<Group>,
     place: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.group.open.fetch_sub(1, AcqRel) == 1 {
-            self.group.told.notify_one();
-        }
-    }
 }
 
 #[cfg(test)]

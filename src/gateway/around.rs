@@ -14,11 +14,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::future::Either;
-use http::HeaderValue;
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::auth::{RATE_LIMIT, RATE_LIMIT_POLICY, Told, key_in_url};
+use super::auth::{Told, key_in_url, tell_limits};
 
 /// A service with this around it.
 #[derive(Debug, Clone)]
@@ -59,13 +58,7 @@ impl<F: Future<Output = Result<Response, E>>, E> Future for Answering<F> {
         let this = self.project();
         let told = this.told;
         this.answer.poll(context).map_ok(|mut response| {
-            if let Some((policy, standing)) = told.held().and_then(|held| held.limits().headers()) {
-                for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, standing)] {
-                    if let Ok(value) = HeaderValue::from_str(&text) {
-                        response.headers_mut().insert(name, value);
-                    }
-                }
-            }
+            tell_limits(told.held(), &mut response);
             response
         })
     }

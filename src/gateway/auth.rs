@@ -10,9 +10,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use axum::extract::Request;
+use axum::{extract::Request, response::Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, Uri, header::AUTHORIZATION};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::AUTHORIZATION, request::Parts,
+};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 
@@ -27,8 +29,8 @@ use crate::{
     telemetry::AUTH_REFUSED,
 };
 
-pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What a key must allow for a route. Jobs are told apart by what is done with them; every other route that asks who
@@ -55,6 +57,31 @@ pub struct Door {
     pub trusted_proxies: Vec<IpNet>,
 }
 
+/// What is looked at of a request that asks to be let in.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// What it asks for.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The other end of its connection.
+    pub peer: Option<Peer>,
+    told: Option<&'a OnceLock<Arc<Held>>>,
+}
+
+impl<'a> Asking<'a> {
+    /// A request as axum has it, with what else is known as its extensions.
+    pub fn of(uri: &'a Uri, headers: &'a HeaderMap, extensions: &'a Extensions) -> Self {
+        let peer = extensions.get::<Peer>().copied();
+        Self { uri, headers, peer, told: extensions.get::<Told>().map(|told| &*told.0) }
+    }
+
+    /// A request whose peer is known, and whose key is told there once it was found good.
+    pub(super) fn telling(head: &'a Parts, peer: Peer, told: &'a OnceLock<Arc<Held>>) -> Self {
+        Self { uri: &head.uri, headers: &head.headers, peer: Some(peer), told: Some(told) }
+    }
+}
+
 /// With which key something is done, told back to whoever writes the answer's headers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told(Arc<OnceLock<Arc<Held>>>);
@@ -66,17 +93,22 @@ impl Told {
     }
 }
 
+/// Tells with an answer what the key still allows.
+pub(super) fn tell_limits(held: Option<&Arc<Held>>, response: &mut Response) {
+    if let Some((policy, standing)) = held.and_then(|held| held.limits().headers()) {
+        for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, standing)] {
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+}
+
 impl Door {
     /// Lets a request in that brings a good key which allows this, or needs none. `given` is a key from elsewhere than the
     /// headers, where a protocol has one; it counts where the headers bring none.
-    pub fn admit(
-        &self,
-        uri: &Uri,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-        given: Option<&str>,
-        scope: Scope,
-    ) -> Result<Option<Arc<Held>>, Problem> {
+    pub fn admit(&self, asking: Asking<'_>, given: Option<&str>, scope: Scope) -> Result<Option<Arc<Held>>, Problem> {
+        let Asking { uri, headers, peer, told } = asking;
         if let Some(listening) = self.open {
             match self.keys.need() {
                 Need::Some => {}
@@ -89,12 +121,12 @@ impl Door {
             None => Cow::Borrowed(given.ok_or_else(missing)?),
         };
         let held = self.keys.authenticate(&presented).map_err(refuse)?;
-        if let Some(told) = extensions.get::<Told>() {
-            _ = told.0.set(held.clone());
+        if let Some(told) = told {
+            _ = told.set(held.clone());
         }
         let grants = &held.key.grants;
         if !grants.networks.is_empty() {
-            let from = self.sender(headers, extensions);
+            let from = peer.and_then(|peer| self.sender(headers, peer));
             if !from.is_some_and(|from| grants.networks.iter().any(|network| network.contains(&from))) {
                 let from = from.map_or_else(|| "an address that is not known".to_owned(), |from| from.to_string());
                 let detail = format!(
@@ -118,9 +150,8 @@ impl Door {
 
     /// Where a request comes from: the other end of the connection, or, where that is a proxy whose word is believed, the
     /// last address before it that is none.
-    fn sender(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+    fn sender(&self, headers: &HeaderMap, Peer(peer): Peer) -> Option<IpAddr> {
         let is_proxy = |address: IpAddr| self.trusted_proxies.iter().any(|network| network.contains(&address));
-        let Peer(peer) = extensions.get::<Peer>()?;
         let mut from = peer.ip().to_canonical();
         let said = headers.get_all(FORWARDED_FOR).iter().rev();
         let mut said = said.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));

@@ -3,9 +3,9 @@
 //! Whoever sends must keep a pace, so that nobody holds a connection, and memory with it, for the price of a byte now and
 //! then. Only the time that is spent waiting for the sender counts.
 
-use std::{task::Poll, time::Duration};
+use std::{fmt::Display, task::Poll, time::Duration};
 
-use axum::body::Body;
+use axum::body::Body as AnyBody;
 use bytes::{Bytes, BytesMut};
 use futures_util::poll;
 use http::{
@@ -13,7 +13,7 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH},
 };
 use http_body_util::BodyExt as _;
-use hyper::body::Body as _;
+use hyper::body::Body;
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -37,8 +37,8 @@ const TURN: usize = 256 << 10;
 
 /// A body that is read piece by piece.
 #[derive(Debug)]
-pub(super) struct Incoming {
-    body: Body,
+pub(super) struct Incoming<B = AnyBody> {
+    body: B,
     at_most: usize,
     /// As it came in: packed, if it is.
     received: usize,
@@ -50,14 +50,14 @@ pub(super) struct Incoming {
     since_turn: usize,
 }
 
-impl Incoming {
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Incoming<B> {
     /// A body of at most so many bytes, packed and unpacked, that is to come in as a whole.
-    pub(super) fn whole(headers: &HeaderMap, body: Body, at_most: usize) -> Result<Self, Problem> {
+    pub(super) fn whole(headers: &HeaderMap, body: B, at_most: usize) -> Result<Self, Problem> {
         Self::new(headers, body, at_most, WHOLE)
     }
 
     /// The same for one that is worked off while it comes in, which may take its time.
-    pub(super) fn streamed(headers: &HeaderMap, body: Body, at_most: usize) -> Result<Self, Problem> {
+    pub(super) fn streamed(headers: &HeaderMap, body: B, at_most: usize) -> Result<Self, Problem> {
         Self::new(headers, body, at_most, STREAMED)
     }
 
@@ -66,7 +66,7 @@ impl Incoming {
         Self { gunzip: self.gunzip.map(Gunzip::of_any_ratio), ..self }
     }
 
-    fn new(headers: &HeaderMap, body: Body, at_most: usize, patience: Duration) -> Result<Self, Problem> {
+    fn new(headers: &HeaderMap, body: B, at_most: usize, patience: Duration) -> Result<Self, Problem> {
         let gunzip = is_packed(headers)?.then(|| Gunzip::new(at_most));
         let claimed = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if claimed.is_some_and(|claimed| claimed > at_most as u64) {
@@ -152,22 +152,28 @@ impl Incoming {
 
     /// All of it. The room that it takes is given back with the last of its bytes.
     pub(super) async fn collect(self) -> Result<Bytes, Problem> {
+        let (whole, room) = self.collect_apart().await?;
+        Ok(room.around(whole))
+    }
+
+    /// The same, with the room apart from them: to be held as long as they are.
+    pub(super) async fn collect_apart(self) -> Result<(Bytes, Room), Problem> {
         self.gather(|_| Ok(())).await
     }
 
     /// The same from someone who has yet to show that he may send.
     pub(super) async fn collect_from_stranger(self) -> Result<(Bytes, Stranger), Problem> {
         let mut stranger = Stranger::default();
-        let whole = self.gather(|bytes| stranger.hold(bytes)).await?;
-        Ok((whole, stranger))
+        let (whole, room) = self.gather(|bytes| stranger.hold(bytes)).await?;
+        Ok((room.around(whole), stranger))
     }
 
-    async fn gather(mut self, mut hold: impl FnMut(usize) -> Result<(), Problem>) -> Result<Bytes, Problem> {
+    async fn gather(mut self, mut hold: impl FnMut(usize) -> Result<(), Problem>) -> Result<(Bytes, Room), Problem> {
         let mut room = Room::default();
-        let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
+        let Some(first) = self.next().await? else { return Ok((Bytes::new(), room)) };
         hold(first.len())?;
         room.hold(first.len())?;
-        let Some(second) = self.next().await? else { return Ok(room.around(first)) };
+        let Some(second) = self.next().await? else { return Ok((first, room)) };
         let mut whole = BytesMut::from(first);
         let mut next = Some(second);
         while let Some(piece) = next {
@@ -176,7 +182,7 @@ impl Incoming {
             whole.extend_from_slice(&piece);
             next = self.next().await?;
         }
-        Ok(room.around(whole))
+        Ok((whole.freeze(), room))
     }
 
     fn slow(&self) -> Problem {

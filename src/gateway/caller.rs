@@ -7,7 +7,7 @@ use http::{StatusCode, request::Parts};
 
 use super::{
     Gateway,
-    auth::{scope_of, too_many},
+    auth::{Asking, scope_of, too_many},
     problem::Problem,
 };
 use crate::{
@@ -101,7 +101,12 @@ impl Gateway {
     /// Who sends a request that must be allowed to do this. `given` is a key from elsewhere than the headers, for
     /// protocols whose clients put it into the body; it counts where the headers bring none.
     pub(super) fn caller(&self, head: &Parts, given: Option<&str>, scope: Scope) -> Result<Caller, Problem> {
-        let key = self.door.admit(&head.uri, &head.headers, &head.extensions, given, scope)?;
+        self.caller_of(Asking::of(&head.uri, &head.headers, &head.extensions), given, scope)
+    }
+
+    /// The same, by what is looked at of it.
+    pub(super) fn caller_of(&self, asking: Asking<'_>, given: Option<&str>, scope: Scope) -> Result<Caller, Problem> {
+        let key = self.door.admit(asking, given, scope)?;
         Ok(key.map_or_else(|| Caller::of(Tenant::DEFAULT), Caller::with))
     }
 

@@ -7,8 +7,9 @@ use super::{
     Answer, CancelAnswer, batch, cancel_one,
     operation::{JOBS, Operation, header, path, query, text},
     show_one,
+    single::submit_one,
     status::JobView,
-    submit_many, submit_one,
+    submit_many,
 };
 
 pub(super) fn operations() -> Vec<Operation> {

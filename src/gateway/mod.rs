@@ -25,6 +25,7 @@ mod recent;
 mod request;
 mod room;
 pub mod serve;
+mod single;
 pub mod status;
 pub mod submit;
 mod tracking;
@@ -37,25 +38,14 @@ use axum::{
     extract::{RawQuery, Request, State as Shared},
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header::LOCATION};
+use http::StatusCode;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
-use warren_messages::codec::MAX_BYTES;
 
 use self::{
-    around::Around,
-    auth::Door,
-    caller::Caller,
-    hooks::Hooks,
-    operation::Operation,
-    page::Page,
-    problem::Problem,
-    recent::Recent,
-    request::Path,
-    serve::Pages,
-    submit::{Name, Submission, Submitted},
-    wait::Waiters,
+    around::Around, auth::Door, caller::Caller, hooks::Hooks, operation::Operation, page::Page, problem::Problem,
+    recent::Recent, request::Path, serve::Pages, single::Shortcut, wait::Waiters,
 };
 use crate::{
     broker::Publish,
@@ -128,7 +118,9 @@ impl Gateway {
 
     /// Its routes.
     pub fn routes(self) -> impl Pages {
-        Around(router().fallback(no_such_page).method_not_allowed_fallback(no_such_method).with_state(Arc::new(self)))
+        let gateway = Arc::new(self);
+        let router = router().fallback(no_such_page).method_not_allowed_fallback(no_such_method);
+        Shortcut { router: Around(router.with_state(gateway.clone())), gateway }
     }
 }
 
@@ -162,47 +154,6 @@ struct Answer {
     replayed: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     late: bool,
-}
-
-async fn submit_one(
-    Shared(gateway): Shared<Arc<Gateway>>,
-    caller: Caller,
-    Path(kind): Path<String>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let caller = caller.counted(1)?;
-    let (head, body) = request.into_parts();
-    let headers = &head.headers;
-    let (format, key, when) = (request::format(headers)?, request::idempotency_key(headers)?, request::when(headers)?);
-    // A preference, and so not followed for one who may send and not see.
-    let wait = request::prefer_wait(headers)?.filter(|_| caller.may_read());
-    let body = request::read_body(headers, body, MAX_BYTES).await?;
-    let checked = gateway.check(Submission {
-        caller: &caller,
-        kind: &kind,
-        format,
-        body: &body,
-        name: key.map_or(Name::None, Name::Key),
-        when,
-        source: caller.name(),
-        trace: request::trace(headers),
-    })?;
-    // They share the connection's buffer, which hyper can use again for the next request only if nobody holds it.
-    drop((head, body));
-    let Submitted { id, kind, state, replayed, late } = gateway.take(checked).await?;
-    let ended = match wait {
-        Some(at_most) => gateway.ended(&caller.tenant, id, at_most).await,
-        None => None,
-    };
-    // It was accepted whether or not there is room to say what came of it.
-    let mut response = match ended.and_then(|job| room::json(&job).ok()) {
-        Some(job) => (StatusCode::OK, [("preference-applied", "wait")], job).into_response(),
-        None => (StatusCode::ACCEPTED, Json(Answer { id, kind, state, replayed, late })).into_response(),
-    };
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    Ok(response)
 }
 
 async fn submit_many(

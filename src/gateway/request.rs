@@ -68,6 +68,10 @@ pub(super) async fn read_body_of_stranger(
 pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let Some(named) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
     let named = named.to_str().unwrap_or_default();
+    // As nearly everyone writes it.
+    if named == "application/json" {
+        return Ok(Format::Json);
+    }
     let media = named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media.as_str() {
         "application/json" => Ok(Format::Json),

@@ -184,10 +184,9 @@ impl Gateway {
         Ok(Checked { envelope, body, due, submitted })
     }
 
-    /// Takes a job that was checked: `Ok` only when it is durable.
-    pub(super) async fn take(&self, checked: Checked) -> Result<Submitted, Problem> {
+    /// Takes a job that was checked, with the room that it took so far: `Ok` only when it is durable.
+    pub(super) async fn take(&self, checked: Checked, mut room: Room) -> Result<Submitted, Problem> {
         // The request may be let go by now; what waits for the broker is bounded all the same.
-        let mut room = Room::default();
         room.hold(checked.body.len())?;
         match self.way(checked) {
             Way::Answered(told) => told,

@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{line::Line, queue::Queue};
 use crate::{
-    broker::{Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription, way_in::WayIn},
+    broker::{Observe, Outgoing, Publish, Publishing, PublishingAll, Sink, Subscribe, Subscription, way_in::WayIn},
     job::Kind,
     sqlite::{Database, WriteError},
 };
@@ -124,14 +124,13 @@ async fn recover(connection: &mut SqliteConnection) -> sqlx::Result<Vec<Left>> {
         .collect()
 }
 
-#[async_trait]
 impl Publish for Embedded {
-    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
-        self.way_in.publish_all(jobs).await
+    fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll {
+        self.way_in.publish_all(jobs)
     }
 
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        self.way_in.publish(job).await
+    fn publish(&self, job: Outgoing) -> Publishing {
+        self.way_in.publish(job)
     }
 
     fn health(&self) -> Result<(), String> {

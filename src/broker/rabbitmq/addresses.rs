@@ -68,10 +68,11 @@ impl Addresses {
         self.queues.write().unwrap_or_else(PoisonError::into_inner).insert(kind.clone(), queue);
     }
 
-    /// The queue of this kind is gone.
-    pub(super) fn gone(&self, kind: &Kind) {
-        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(kind);
+    /// The queue of this kind is gone. Answers whether that is news.
+    pub(super) fn gone(&self, kind: &Kind) -> bool {
+        let stood = self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(kind).is_some();
         self.lost.notify_one();
+        stood
     }
 
     /// No queue may be published to without an exchange of ours.
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(addresses.of(&mail), address("shop.jobs", "mail"));
         assert!(addresses.is_straight(&paid) && !addresses.is_straight(&mail));
         assert!(addresses.lost().now_or_never().is_none());
-        addresses.gone(&paid);
+        assert!(addresses.gone(&paid) && !addresses.gone(&paid));
         assert_eq!(addresses.of(&paid), exchange);
         assert!(addresses.lost().now_or_never().is_some());
         addresses.stands(&mail);

@@ -23,11 +23,6 @@ use async_trait::async_trait;
 use tokio::sync::watch as channel;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use self::{
-    connection::{AmqpUrl, BadAmqpUrl},
-    management::{Management, ManagementUrl},
-    settle::Window,
-};
 use self::{
     addresses::Addresses,
     connection::{Link, LinkState},
@@ -36,8 +31,15 @@ use self::{
     topology::{Names, Piece, Plan, TopologyError},
     watch::Questions,
 };
+pub use self::{
+    connection::{AmqpUrl, BadAmqpUrl},
+    management::{Management, ManagementUrl},
+    settle::Window,
+};
 use crate::{
-    broker::{Leftovers, Observe, Outgoing, Publish, PublishError, Sink, Subscribe, Subscription, way_in::WayIn},
+    broker::{
+        Leftovers, Observe, Outgoing, Publish, Publishing, PublishingAll, Sink, Subscribe, Subscription, way_in::WayIn,
+    },
     job::{Kind, chain},
 };
 
@@ -95,14 +97,13 @@ impl Producer {
     }
 }
 
-#[async_trait]
 impl Publish for Producer {
-    async fn publish_all(&self, jobs: Vec<Outgoing>) -> Vec<Result<(), PublishError>> {
-        self.way_in.publish_all(jobs).await
+    fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll {
+        self.way_in.publish_all(jobs)
     }
 
-    async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
-        self.way_in.publish(job).await
+    fn publish(&self, job: Outgoing) -> Publishing {
+        self.way_in.publish(job)
     }
 
     fn is_blocked(&self) -> bool {

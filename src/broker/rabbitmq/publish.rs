@@ -220,7 +220,7 @@ impl Owner {
                         }
                     }
                     for (number, confirmed) in heard.drain(..) {
-                        let verdict = match self.verdict(channel, confirmed) {
+                        let verdict = match verdict(channel, confirmed) {
                             Ok(verdict) => verdict,
                             Err(end) => return end,
                         };
@@ -275,36 +275,26 @@ impl Owner {
 
     /// Takes back what found no queue. The error is one of the whole channel.
     fn take_back(&self, message: BasicReturnMessage, ledger: &Ledger, returned: &mut Returned) -> Result<(), End> {
-        match returned.take_back(message, ledger, &self.addresses) {
-            Ok(kind) => {
-                warn!(%kind, "the queue of a kind is gone: its jobs go to the exchange, which keeps what has no queue");
-                Ok(())
+        returned.take_back(message, ledger, &self.addresses).map_err(|stray| {
+            let reason = stray.to_string();
+            if stray == Stray::FromExchange {
+                error!(reason, "the broker's topology is broken");
+                self.broken.send_replace(Some(reason.clone()));
             }
-            Err(stray) => {
-                let reason = stray.to_string();
-                if stray == Stray::FromExchange {
-                    error!(reason, "the broker's topology is broken");
-                    self.broken.send_replace(Some(reason.clone()));
-                }
-                Err(End::GivenUp(reason))
-            }
-        }
+            End::GivenUp(reason)
+        })
     }
+}
 
-    /// What a confirm means for its own job; the error is one of the whole channel.
-    fn verdict(
-        &self,
-        channel: &Channel,
-        confirmed: lapin::Result<Confirmation>,
-    ) -> Result<Result<(), PublishError>, End> {
-        match confirmed {
-            Ok(Confirmation::Ack(_)) => Ok(Ok(())),
-            Ok(Confirmation::Nack(_)) => Ok(Err(PublishError::Refused)),
-            Ok(Confirmation::NotRequested) => Err(End::GivenUp("the channel is not in confirm mode".into())),
-            // The broker's own end of a channel says nothing against its connection.
-            Err(error) if !channel.status().connected() => Err(End::Lost(chain(&error))),
-            Err(error) => Err(End::GivenUp(chain(&error))),
-        }
+/// What a confirm means for its own job; the error is one of the whole channel.
+fn verdict(channel: &Channel, confirmed: lapin::Result<Confirmation>) -> Result<Result<(), PublishError>, End> {
+    match confirmed {
+        Ok(Confirmation::Ack(_)) => Ok(Ok(())),
+        Ok(Confirmation::Nack(_)) => Ok(Err(PublishError::Refused)),
+        Ok(Confirmation::NotRequested) => Err(End::GivenUp("the channel is not in confirm mode".into())),
+        // The broker's own end of a channel says nothing against its connection.
+        Err(error) if !channel.status().connected() => Err(End::Lost(chain(&error))),
+        Err(error) => Err(End::GivenUp(chain(&error))),
     }
 }
 

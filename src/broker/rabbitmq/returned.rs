@@ -1,12 +1,12 @@
 //! What came back from the broker because it found no queue.
 
 use lapin::{BasicProperties, message::BasicReturnMessage};
+use tracing::warn;
 
 use super::{
     addresses::{Address, Addresses},
     ledger::Ledger,
 };
-use crate::job::Kind;
 
 /// A message that came back, as it is to be published again.
 pub(super) struct Again {
@@ -23,22 +23,24 @@ pub(super) struct Returned(Vec<Again>);
 impl Returned {
     /// Takes back a message that went straight to its queue. From now on its kind goes to the exchange, and so does this
     /// one, once it is confirmed. The error says what is wrong with a message that must not have come.
-    pub(super) fn take_back<'a>(
+    pub(super) fn take_back(
         &mut self,
         BasicReturnMessage { delivery, .. }: BasicReturnMessage,
-        ledger: &'a Ledger,
+        ledger: &Ledger,
         addresses: &Addresses,
-    ) -> Result<&'a Kind, Stray> {
+    ) -> Result<(), Stray> {
         if addresses.is_exchange(&delivery.exchange) {
             return Err(Stray::FromExchange);
         }
         let id = delivery.properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok());
         let is_new = |number| self.0.iter().all(|again| again.number != number);
         let (number, kind) = id.and_then(|id| ledger.find(id, is_new)).ok_or(Stray::Unknown)?;
-        addresses.gone(kind);
+        if addresses.gone(kind) {
+            warn!(%kind, "the queue of a kind is gone: its jobs go to the exchange, which keeps what has no queue");
+        }
         let address = addresses.through_exchange(kind);
         self.0.push(Again { number, address, body: delivery.data, properties: delivery.properties });
-        Ok(kind)
+        Ok(())
     }
 
     /// The message with this number, if it came back.

@@ -6,7 +6,6 @@
 use std::{
     convert::Infallible,
     io::IoSlice,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -17,7 +16,6 @@ use bytes::{Buf, Bytes};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tower::ServiceExt as _;
 
 use super::{
     super::problem::Problem,
@@ -28,21 +26,21 @@ use super::{
 use crate::telemetry::SHED;
 
 /// Answers the requests of one connection.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Answers<P> {
     pub(super) pages: P,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     pub(super) phase: Arc<Phase>,
     /// How many requests may still be under way, over all connections.
     pub(super) requests: Arc<Semaphore>,
 }
 
 impl<P: Pages> Answers<P> {
-    pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
         let Begun { contradicts, stream } = self.phase.begin(request.version());
-        let permit = self.requests.try_acquire_owned().ok();
+        let permit = self.requests.clone().try_acquire_owned().ok();
         let is_full = permit.is_none();
-        let turn = Arc::new(Turn { phase: self.phase, stream, _permit: permit });
+        let turn = Arc::new(Turn { phase: self.phase.clone(), stream, _permit: permit });
         let url = request.uri().path_and_query().map_or(0, |url| url.as_str().len());
         let problem = if contradicts {
             Some(two_lengths())
@@ -57,17 +55,15 @@ impl<P: Pages> Answers<P> {
             None
         };
         let is_head = request.method() == Method::HEAD;
-        let mut request = request.map(|body| {
+        let request = request.map(|body| {
             let unread = !body.is_end_stream();
-            AnyBody::new(Watched { body, turn: turn.clone(), unread })
+            Watched { body, turn: turn.clone(), unread }
         });
         let response = if let Some(problem) = problem {
             drop(request);
             problem.into_response()
         } else {
-            request.extensions_mut().insert(Peer(self.peer));
-            let Ok(response) = self.pages.oneshot(request).await;
-            response
+            self.pages.answer(self.peer, request).await
         };
         let response = if is_head { without_body(response) } else { response };
         Ok(response.map(|body| Answer { body, turn }))
@@ -104,7 +100,8 @@ impl Drop for Turn {
 }
 
 /// The body of a request, whose end is noted.
-struct Watched {
+#[derive(Debug)]
+pub struct Watched {
     body: Incoming,
     turn: Arc<Turn>,
     /// More of it is to be expected, and it matters.

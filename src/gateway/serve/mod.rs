@@ -15,7 +15,8 @@ mod wire;
 
 use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use axum::{extract::Request, response::Response};
+use axum::{body::Body, extract::Request, response::Response};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -28,16 +29,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
-use tower::Service;
+use tower::{Service, ServiceExt as _};
 use tracing::{debug, warn};
 
-pub use self::tls::Tls;
 use self::{
     answer::Answers,
     crowd::{Crowd, Place},
     phase::{BLOCKED, Overdue, Phase},
     wire::Wire,
 };
+pub use self::{answer::Watched, tls::Tls};
 use super::problem::Problem;
 use crate::telemetry::{CONNECTIONS, SHED};
 
@@ -62,19 +63,27 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How many connections too many are told so at once; others are only closed.
 const TOLD: usize = 64;
 
-/// The other end of the connection that a request came on, as an extension of every request.
+/// The other end of the connection that a request came on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
 /// What answers requests.
-pub trait Pages:
-    Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
+pub trait Pages: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(&self, peer: Peer, request: http::Request<Watched>) -> impl Future<Output = Response> + Send;
 }
 
-impl<P> Pages for P where
-    P: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+/// Any service that takes what axum's do, with the peer as an extension of every request.
+impl<S> Pages for S
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
 {
+    async fn answer(&self, peer: Peer, request: http::Request<Watched>) -> Response {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        let Ok(response) = self.clone().oneshot(request).await;
+        response
+    }
 }
 
 /// What a listener allows.
@@ -217,11 +226,17 @@ impl<P: Pages> Listening<P> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let answers =
-            Answers { pages: self.pages.clone(), peer, phase: phase.clone(), requests: self.requests.clone() };
+        let answers = Answers {
+            pages: self.pages.clone(),
+            peer: Peer(peer),
+            phase: phase.clone(),
+            requests: self.requests.clone(),
+        };
+        let answers = Arc::new(answers);
         let service = service_fn(move |request| answers.clone().answer(request));
         let mut connection = Box::pin(self.builder.serve_connection(TokioIo::new(wire), service));
-        let mut stop = pin!(self.stop.cancelled());
+        // In a set by itself, where it is asked only when it was woken: all connections wait for it under one lock.
+        let mut stop = FuturesUnordered::from_iter([self.stop.cancelled()]);
         let mut stopping = false;
         let mut alarm = pin!(sleep_until(Instant::now()));
         loop {
@@ -229,7 +244,7 @@ impl<P: Pages> Listening<P> {
                 if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                     return Poll::Ready(Next::Ended(ended));
                 }
-                if !stopping && stop.as_mut().poll(context).is_ready() {
+                if !stopping && stop.poll_next_unpin(context).is_ready() {
                     return Poll::Ready(Next::Stop);
                 }
                 let Some(due) = phase.due() else { return Poll::Pending };

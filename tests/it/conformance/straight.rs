@@ -80,7 +80,11 @@ async fn of_thousands_those_whose_queue_is_gone_are_caught_and_no_answer_is_anot
     });
     let answers: Vec<_> = join_all(tasks).await.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(answers, vec![Ok(()); 3000]);
-    assert_eq!((depth(&prefix, &first()).await, unrouted(&prefix).await), (2700, 300), "each is where it must be, once");
+    assert_eq!(
+        (depth(&prefix, &first()).await, unrouted(&prefix).await),
+        (2700, 300),
+        "each is where it must be, once"
+    );
     assert_eq!(producer.health(), Ok(()));
 }
 
