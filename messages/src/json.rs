@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::packed::Packer;
+use crate::packed::{Packer, Replay};
 
 /// Any JSON value, as it stands in a message. Unlike a bare [`Value`] it refuses a repeated key (of which a plain reader
 /// would keep the last one and lose the others) and a number that is not finite. Kept as the MessagePack that it travels as,
@@ -25,16 +25,12 @@ impl Json {
     /// The value.
     pub fn to_value(&self) -> Value {
         // What was read once.
-        Tree::deserialize(&mut self.reader()).map(|Tree(value)| value).unwrap_or_default()
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     /// As compact JSON text.
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
-    }
-
-    fn reader(&self) -> rmp_serde::Deserializer<rmp_serde::decode::ReadReader<&[u8]>> {
-        rmp_serde::Deserializer::new(&self.0)
     }
 }
 
@@ -55,7 +51,7 @@ impl fmt::Debug for Json {
 
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_transcode::transcode(&mut self.reader(), serializer)
+        Replay::new(&self.0).serialize(serializer)
     }
 }
 

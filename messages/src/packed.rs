@@ -1,15 +1,21 @@
-//! Reads any JSON value straight into the MessagePack that it travels as, without a tree of it in between.
+//! Reads any JSON value straight into the MessagePack that it travels as, and writes it from there, without a tree of it in
+//! between.
 //!
 //! As strict as a body: a repeated key is refused, of which a plain reader would keep the last one and lose the others, and
 //! so is a number that is not finite.
 
-use std::{fmt, io::Cursor, ops::Range};
+use std::{cell::Cell, fmt, io::Cursor, ops::Range};
 
 use rmp::{
     Marker,
+    decode::{self, Bytes},
     encode::{self, ByteBuf, ValueWriteError},
 };
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Serialize, Serializer,
+    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+    ser::{self, SerializeMap as _, SerializeSeq as _},
+};
 
 /// How an array or a map begins.
 type Head = Cursor<[u8; 5]>;
@@ -157,4 +163,69 @@ impl Visitor<'_> for Name<'_> {
         self.0.names.push(end - name.len()..end);
         Ok(())
     }
+}
+
+/// What a [`Packer`] has gathered, for any serializer: the next value is written with each call, and what follows it is left.
+pub(crate) struct Replay<'a>(Cell<&'a [u8]>);
+
+impl<'a> Replay<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(Cell::new(bytes))
+    }
+
+    /// Reads what a value is, or how many others are in it.
+    fn read<T, E: fmt::Debug, S: ser::Error>(&self, read: impl FnOnce(&mut Bytes<'a>) -> Result<T, E>) -> Result<T, S> {
+        let mut bytes = Bytes::new(self.0.get());
+        let value = read(&mut bytes).map_err(broken)?;
+        self.0.set(bytes.remaining_slice());
+        Ok(value)
+    }
+}
+
+impl Serialize for Replay<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.0.get();
+        match Marker::from_u8(bytes.first().copied().unwrap_or_default()) {
+            Marker::Null => {
+                self.read(decode::read_nil)?;
+                serializer.serialize_unit()
+            }
+            Marker::True | Marker::False => serializer.serialize_bool(self.read(decode::read_bool)?),
+            Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64 => {
+                serializer.serialize_u64(self.read(decode::read_int)?)
+            }
+            Marker::FixNeg(_) | Marker::I8 | Marker::I16 | Marker::I32 | Marker::I64 => {
+                serializer.serialize_i64(self.read(decode::read_int)?)
+            }
+            Marker::F64 => serializer.serialize_f64(self.read(decode::read_f64)?),
+            Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => {
+                let (text, rest) = decode::read_str_from_slice(bytes).map_err(broken)?;
+                self.0.set(rest);
+                serializer.serialize_str(text)
+            }
+            Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => {
+                let count: u32 = self.read(decode::read_array_len)?;
+                let mut items = serializer.serialize_seq(usize::try_from(count).ok())?;
+                for _ in 0..count {
+                    items.serialize_element(self)?;
+                }
+                items.end()
+            }
+            Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => {
+                let count: u32 = self.read(decode::read_map_len)?;
+                let mut entries = serializer.serialize_map(usize::try_from(count).ok())?;
+                for _ in 0..count {
+                    entries.serialize_key(self)?;
+                    entries.serialize_value(self)?;
+                }
+                entries.end()
+            }
+            marker => Err(broken(marker)),
+        }
+    }
+}
+
+/// No [`Packer`] has written this.
+fn broken<E: ser::Error>(why: impl fmt::Debug) -> E {
+    E::custom(format_args!("not what was read: {why:?}"))
 }
