@@ -191,7 +191,7 @@ impl Splitter {
     }
 
     fn push_lines(&mut self, items: &mut Vec<Piece>) {
-        while let Some(end) = self.buffer[self.seen..].iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', &self.buffer[self.seen..]) {
             let line = self.buffer.split_to(self.seen + end + 1).freeze();
             self.seen = 0;
             if !std::mem::take(&mut self.skipping) && !line.trim_ascii().is_empty() {
@@ -211,16 +211,21 @@ impl Splitter {
 
     fn push_array(&mut self, items: &mut Vec<Piece>) -> Result<(), Problem> {
         while let Some(byte) = self.buffer.get(self.seen).copied() {
-            self.seen += 1;
-            if self.in_text {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_text = false,
-                    _ => {}
-                }
+            if self.escaped {
+                self.escaped = false;
+                self.seen += 1;
                 continue;
             }
+            if self.in_text {
+                // Most of a request is text.
+                let rest = &self.buffer[self.seen..];
+                let found = memchr::memchr2(b'"', b'\\', rest);
+                self.escaped = found.is_some_and(|at| rest[at] == b'\\');
+                self.in_text = found.is_none_or(|_| self.escaped);
+                self.seen += found.map_or(rest.len(), |at| at + 1);
+                continue;
+            }
+            self.seen += 1;
             match (self.part, byte) {
                 (_, b' ' | b'\t' | b'\r' | b'\n') => {}
                 (Part::Before, b'[') => {
