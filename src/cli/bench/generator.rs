@@ -2,21 +2,37 @@
 //!
 //! A generator that waits for one answer before it sends the next measures a stall once, however many requests would
 //! have met it. Here every request has its time, and its latency counts from that.
+//!
+//! It shares the machine with what it measures, so it is made to take little of it: few threads that hand nothing to each
+//! other, and one task a connection.
 
 use std::{
+    num::NonZero,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Poll,
+    thread,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{Request, header::CONTENT_TYPE};
+use futures_util::{
+    FutureExt as _,
+    future::{Fuse, FusedFuture, poll_fn, try_join_all},
+};
+use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{self, SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpStream,
+    runtime,
+    sync::{Barrier, Semaphore},
+    task::JoinSet,
+};
 
 use crate::{cli::Failure, clock, job::Micros};
 
@@ -66,36 +82,68 @@ pub(super) struct Sent {
 
 /// Sends until the time is over.
 pub(super) async fn send(plan: Plan, keep_answers: bool) -> Result<Sent, Failure> {
-    let plan = Arc::new(plan);
-    let mut connections = Vec::with_capacity(plan.connections);
-    for _ in 0..plan.connections {
-        connections.push(connect(&plan.gateway).await?);
-    }
-    let shared = Arc::new(Shared { begin: Instant::now(), next: AtomicU64::new(0), due: Semaphore::new(0), plan });
-    if let Some(rate) = shared.plan.rate {
+    let (connections, paced) = (plan.connections, plan.rate);
+    // As many threads as there are cores for half of the work, which is about its part.
+    let threads = (thread::available_parallelism().map_or(1, NonZero::get) / 2).clamp(1, connections.max(1));
+    let shared = Arc::new(Shared {
+        plan,
+        connected: Barrier::new(threads + 1),
+        begin: OnceLock::new(),
+        next: AtomicU64::new(0),
+        due: Semaphore::new(0),
+    });
+    let part = |thread: usize| {
+        let (shared, connections) = (shared.clone(), (thread..connections).step_by(threads).count());
+        tokio::task::spawn_blocking(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            let part = part(shared, connections, keep_answers);
+            runtime.map_err(|error| Failure::Failed(error.to_string()))?.block_on(part)
+        })
+    };
+    let parts: Vec<_> = (0..threads).map(part).collect();
+    shared.connected.wait().await;
+    if let Some(rate) = paced {
         let shared = shared.clone();
-        std::thread::spawn(move || shared.pace(rate));
+        thread::spawn(move || shared.pace(rate));
     }
+    let mut all = Sent::default();
+    for part in try_join_all(parts).await.map_err(|error| Failure::Failed(error.to_string()))? {
+        all.add(part?);
+    }
+    all.took = shared.begin().elapsed();
+    Ok(all)
+}
+
+/// What one thread sends.
+async fn part(shared: Arc<Shared>, connections: usize, keep_answers: bool) -> Result<Sent, Failure> {
+    let connections = try_join_all((0..connections).map(|_| Connection::to(&shared.plan.gateway))).await;
+    shared.connected.wait().await;
     let mut tasks = JoinSet::new();
-    for connection in connections {
+    for connection in connections? {
         tasks.spawn(one(shared.clone(), connection, keep_answers));
     }
     let mut all = Sent::default();
     while let Some(done) = tasks.join_next().await {
-        let sent = done.map_err(|error| Failure::Failed(error.to_string()))??;
-        all.latencies.extend(sent.latencies);
-        all.lags.extend(sent.lags);
-        all.answers.extend(sent.answers);
-        all.refused += sent.refused;
+        all.add(done.map_err(|error| Failure::Failed(error.to_string()))??);
     }
-    all.took = shared.begin.elapsed();
     Ok(all)
+}
+
+impl Sent {
+    fn add(&mut self, other: Self) {
+        self.latencies.extend(other.latencies);
+        self.lags.extend(other.lags);
+        self.answers.extend(other.answers);
+        self.refused += other.refused;
+    }
 }
 
 /// What all connections share.
 struct Shared {
-    plan: Arc<Plan>,
-    begin: Instant,
+    plan: Plan,
+    /// Where all wait for each other before the time begins.
+    connected: Barrier,
+    begin: OnceLock<Instant>,
     /// The number of the next request.
     next: AtomicU64,
     /// A permit for every request that is due.
@@ -103,50 +151,95 @@ struct Shared {
 }
 
 impl Shared {
+    fn begin(&self) -> Instant {
+        *self.begin.get_or_init(Instant::now)
+    }
+
     /// When a request is due: many a second come in groups, as those of upstream systems do.
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time")]
     fn due(&self, number: u64, rate: f64) -> Instant {
         let evenly = number as f64 / rate;
         if rate * GROUP.as_secs_f64() <= 1.0 {
-            return self.begin + Duration::from_secs_f64(evenly);
+            return self.begin() + Duration::from_secs_f64(evenly);
         }
-        self.begin + GROUP * (evenly / GROUP.as_secs_f64()) as u32
+        self.begin() + GROUP * (evenly / GROUP.as_secs_f64()) as u32
     }
 
     /// Lets requests go when they are due. A thread: the runtime's timers count in milliseconds, and what they add would be
     /// taken for the gateway's.
     #[expect(clippy::disallowed_methods, reason = "the thread is its own")]
     fn pace(&self, rate: f64) {
-        let end = self.begin + Duration::from_secs(self.plan.seconds);
-        for number in 0.. {
-            let due = self.due(number, rate);
+        let end = self.begin() + Duration::from_secs(self.plan.seconds);
+        let mut next = 0;
+        loop {
+            let due = self.due(next, rate);
             if due >= end {
                 break;
             }
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            self.due.add_permits(1);
+            let mut together = 0;
+            while self.due(next, rate) == due {
+                (next, together) = (next + 1, together + 1);
+            }
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            self.due.add_permits(together);
         }
         // Each connection comes for one more, and sees that the time is over. Closed, those that are late would be left out.
         self.due.add_permits(self.plan.connections);
     }
 }
 
-async fn connect(address: &str) -> Result<SendRequest<Full<Bytes>>, Failure> {
-    let failed = |error: String| Failure::Unreachable(format!("the gateway at {address}: {error}"));
-    let stream = TcpStream::connect(address).await.map_err(|error| failed(error.to_string()))?;
-    _ = stream.set_nodelay(true);
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
-    tokio::spawn(async move { _ = connection.await });
-    Ok(sender)
+/// A connection that whoever asks drives himself, with nobody to be woken in between.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: Fuse<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
 }
 
-async fn one(
-    shared: Arc<Shared>,
-    mut connection: SendRequest<Full<Bytes>>,
-    keep_answers: bool,
-) -> Result<Sent, Failure> {
+impl Connection {
+    async fn to(address: &str) -> Result<Self, Failure> {
+        let failed = |error: String| Failure::Unreachable(format!("the gateway at {address}: {error}"));
+        let stream = TcpStream::connect(address).await.map_err(|error| failed(error.to_string()))?;
+        _ = stream.set_nodelay(true);
+        let (sender, driver) = handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
+        Ok(Self { sender, driver: driver.fuse() })
+    }
+
+    /// Whether it can be used once more.
+    async fn is_open(&mut self) -> bool {
+        let Self { sender, driver } = self;
+        driven(driver, sender.ready()).await.is_ok()
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Bytes>> {
+        let Self { sender, driver } = self;
+        let answered = async {
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+        };
+        driven(driver, answered).await
+    }
+}
+
+/// Waits for something that a connection brings. How the connection ends, it tells whoever waits for it.
+async fn driven<T>(driver: &mut (impl FusedFuture + Unpin), waiting: impl Future<Output = T>) -> T {
+    let mut waiting = pin!(waiting);
+    poll_fn(|context| {
+        loop {
+            if let Poll::Ready(value) = waiting.as_mut().poll(context) {
+                return Poll::Ready(value);
+            }
+            if driver.is_terminated() || driver.poll_unpin(context).is_pending() {
+                break;
+            }
+        }
+        // What has come in now wakes whoever waits for it, which is this.
+        Poll::Pending
+    })
+    .await
+}
+
+async fn one(shared: Arc<Shared>, mut connection: Connection, keep_answers: bool) -> Result<Sent, Failure> {
     let plan = &shared.plan;
-    let end = shared.begin + Duration::from_secs(plan.seconds);
+    let end = shared.begin() + Duration::from_secs(plan.seconds);
     let mut sent = Sent::default();
     loop {
         if plan.rate.is_some() {
@@ -168,13 +261,12 @@ async fn one(
         let request = request.body(Full::new(body)).map_err(|error| failed(&error))?;
         // The answer before may have been read to its end before its connection is ready for the next; and one that was
         // closed after an answer is made anew.
-        if connection.ready().await.is_err() {
-            connection = connect(&plan.gateway).await?;
+        if !connection.is_open().await {
+            connection = Connection::to(&plan.gateway).await?;
         }
         let begun = Instant::now();
-        let response = connection.send_request(request).await.map_err(|error| failed(&error))?;
-        let taken = response.status().is_success();
-        let answer = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
+        let response = connection.send(request).await.map_err(|error| failed(&error))?;
+        let (taken, answer) = (response.status().is_success(), response.into_body());
         if taken {
             sent.latencies.push(due.elapsed());
             sent.lags.push(begun - due);

@@ -14,7 +14,7 @@ use crate::{
     broker::rabbitmq,
     cli::Failure,
     config::{Config, Flags, Servers},
-    job::Kind,
+    job::{Kind, chain},
     store::postgres,
 };
 
@@ -139,10 +139,10 @@ impl Installation {
     pub(super) async fn remove(self) {
         if let Some(servers) = &self.servers {
             if let Err(error) = rabbitmq::delete_topology(&servers.broker, &self.kinds).await {
-                eprintln!("warren: what was made in the broker stays: {error}");
+                eprintln!("warren: what was made in the broker stays: {}", chain(&error));
             }
             if let Err(error) = postgres::drop_schema(&servers.database, &self.schema).await {
-                eprintln!("warren: the schema {} stays: {error}", self.schema);
+                eprintln!("warren: the schema {} stays: {}", self.schema, chain(&error));
             }
         }
         _ = std::fs::remove_dir_all(&self.folder);

@@ -144,6 +144,8 @@ async fn latency(installation: &Installation, load: &Load) -> Result<Report, Fai
         ("due to confirmed", latencies),
         ("due to started", since(|end| end.due, |end| end.started)),
         ("due to recorded", since(|end| end.due, |end| end.recorded)),
+        ("accepted to started", since(|end| end.accepted, |end| end.started)),
+        ("accepted to recorded", since(|end| end.accepted, |end| end.recorded)),
         ("sent to started", since(|end| end.sent, |end| end.started)),
         ("sent to recorded", since(|end| end.sent, |end| end.recorded)),
     ];
@@ -212,11 +214,13 @@ async fn ready(process: &Process) -> Result<(), Failure> {
     }
 }
 
-/// What is known of a job: when its request was due and when it was sent, when it started, and when the transaction that
-/// recorded it began.
+/// What is known of a job: when its request was due and when it was sent, when the gateway took it, when it started, and
+/// when the transaction that recorded it began.
 struct End {
     due: Micros,
     sent: Micros,
+    /// The millisecond in which the gateway made its id, from the beginning of it.
+    accepted: Micros,
     started: Option<Micros>,
     recorded: Option<Micros>,
 }
@@ -241,9 +245,13 @@ async fn ends(process: &Process, answers: &[Answer]) -> Result<Vec<End>, Failure
         }
         let micros =
             |value: &Value| value.as_str()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond);
+        let Some(accepted) = micros(&job["created_at"]) else {
+            return Err(Failure::Failed(format!("nobody knows when job {id} was accepted")));
+        };
         ends.push(End {
             due: *due,
             sent: *sent,
+            accepted,
             started: job["output"]["started_us"].as_i64(),
             recorded: micros(&job["finished_at"]),
         });

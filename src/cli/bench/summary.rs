@@ -58,11 +58,11 @@ impl fmt::Display for Report {
             writeln!(f, "  {} requests were refused", self.refused)?;
         }
         for (what, Percentiles { p50, p90, p99, p999, max }) in &self.latencies_ms {
-            writeln!(f, "  {what:<18} p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms")?;
+            writeln!(f, "  {what:<20} p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms")?;
         }
         for (process, cpu) in &self.cpu_us_a_job {
             let memory = self.peak_memory_mib.get(process).map_or(String::new(), |mib| format!(", {mib} MiB"));
-            writeln!(f, "  {process:<18} {cpu:.1} us of CPU a job{memory}")?;
+            writeln!(f, "  {process:<20} {cpu:.1} us of CPU a job{memory}")?;
         }
         Ok(())
     }
