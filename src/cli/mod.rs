@@ -184,10 +184,11 @@ pub fn main(workers: Workers) -> ExitCode {
     let Global { config, data_dir, output } = global;
     let flags = Flags { config, data_dir, ..Flags::default() };
     let ask = Ask { flags, output, workers };
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Verb::Up(up) = &verb {
-        up.before_threads();
+        up.before_threads(&mut builder);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::Failed(format!("no runtime: {error}")).report(),
     };

@@ -40,7 +40,7 @@ impl Names {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// The exchange that jobs are published to.
+    /// The exchange for jobs: whatever finds no queue there falls into a net. Jobs whose queue stands may go past it.
     pub fn jobs(&self) -> String {
         format!("{}.jobs", self.prefix)
     }
@@ -152,7 +152,7 @@ pub enum TopologyError {
         difference: String,
     },
     /// The broker did not answer as it should.
-    #[error("{piece} cannot be declared")]
+    #[error("{piece} cannot be declared or deleted")]
     Broker {
         /// Which one.
         piece: String,
