@@ -1,6 +1,6 @@
 //! Where a job is published to: straight to its queue, while that is known to stand, and otherwise to the exchange for jobs.
 //!
-//! To the broker's default exchange every queue is bound by its own name, and to find one there costs the broker a seventh
+//! To the broker's default exchange every queue is bound by its own name, and to find one there costs the broker an eighth
 //! less of all that a message costs it than to follow a binding. But no net is under that exchange: what finds no queue comes
 //! back. Whoever published it then publishes it to the exchange for jobs, which has one, and says so here.
 
