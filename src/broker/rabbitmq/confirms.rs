@@ -1,9 +1,11 @@
 //! The messages that are on their way, and what the broker says of them.
 //!
-//! lapin hangs a message that came back on whatever confirm it resolves next, so that it says nothing of that confirm's own
-//! message. But the broker sends a message back before it confirms it, and lapin reads in order: when the confirm of a
-//! message that came back is resolved, the one that it hangs on was before. So whoever takes all confirms that are there,
-//! to the last, has with each of them whatever came back of its message, and only then is any of them believed.
+//! The broker sends a message back before it confirms it. lapin reads in order, keeps what came back in a line, and hangs the
+//! first of it on whatever confirm it resolves next, of those that the broker gave together in any order. So a confirm with
+//! nothing hung on it says that the line was empty: whatever came back of its message hangs on a confirm that was resolved
+//! before, and who takes in all that are there, to the last, has it. But of a confirm with something on it, its own message
+//! may still stand in the line. It is doubted until lapin has surely handed out all that the broker sent with it, which an
+//! answer to a question that is asked after it shows.
 
 use std::{
     pin::Pin,
@@ -27,6 +29,7 @@ pub(super) type Told = (u64, lapin::Result<Confirmation>);
 pub(super) struct Confirms<F> {
     sent: FuturesUnordered<F>,
     told: Vec<Told>,
+    doubted: Vec<Told>,
     woken: Arc<Woken>,
     waker: Waker,
 }
@@ -34,7 +37,8 @@ pub(super) struct Confirms<F> {
 impl<F: Future<Output = Told>> Confirms<F> {
     pub(super) fn new() -> Self {
         let woken = Arc::new(Woken::default());
-        Self { sent: FuturesUnordered::new(), told: Vec::new(), waker: woken.clone().into(), woken }
+        let (told, doubted) = (Vec::new(), Vec::new());
+        Self { sent: FuturesUnordered::new(), told, doubted, waker: woken.clone().into(), woken }
     }
 
     /// Another message, which is published when it is next asked for confirms.
@@ -72,18 +76,25 @@ impl<F: Future<Output = Told>> Confirms<F> {
         }
     }
 
-    /// Takes in all that was told by now, and gives it out, with what came back.
+    /// Takes in all that was told by now, and gives it out, with what came back. What is doubted is kept.
     pub(super) fn hear(&mut self, heard: &mut Vec<Told>) -> Vec<BasicReturnMessage> {
         self.take_in();
         let mut returned = Vec::new();
-        for (_, told) in &mut self.told {
-            if let Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) = told {
-                returned.extend(message.take());
-            }
+        for (number, mut told) in self.told.drain(..) {
+            let message = match &mut told {
+                Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) => message.take(),
+                _ => None,
+            };
+            let to = if message.is_some() { &mut self.doubted } else { &mut *heard };
+            to.push((number, told));
+            returned.extend(message);
         }
-        std::mem::swap(heard, &mut self.told);
-        self.told.clear();
         returned
+    }
+
+    /// Those that are doubted. They can be believed when what is asked from now on was answered and heard.
+    pub(super) fn doubted(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.doubted)
     }
 }
 
@@ -118,6 +129,7 @@ impl Wake for Woken {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use lapin::message::Delivery;
 
     use super::*;
@@ -153,10 +165,28 @@ mod tests {
         confirms.some().await;
         let mut heard = Vec::new();
         let came_back = confirms.hear(&mut heard);
-        assert_eq!(heard.len(), 50);
-        assert!(heard.iter().all(|(_, told)| *told == Ok(Confirmation::Ack(None))));
+        assert_eq!(heard.len(), 49);
+        assert!(heard.drain(..).all(|(number, told)| number < 49 && told == Ok(Confirmation::Ack(None))));
         let keys: Vec<_> = came_back.iter().map(|message| message.delivery.routing_key.as_str()).collect();
         assert_eq!(keys, ["the first's queue"]);
         assert!(confirms.hear(&mut heard).is_empty() && heard.is_empty(), "each is heard once");
+    }
+
+    #[tokio::test]
+    async fn one_with_something_on_it_is_doubted_for_its_own_may_hang_on_one_that_is_told_later() {
+        let mut confirms = Confirms::new();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // Both came back, and were confirmed together: the second is told first, with what came back of the first.
+        confirms.push(confirm(1, 0, Some("the first's queue")).boxed());
+        confirms.push(async { told.await.expect("told") }.boxed());
+        confirms.some().await;
+        let mut heard = Vec::new();
+        assert_eq!(confirms.hear(&mut heard).len(), 1);
+        assert!(heard.is_empty(), "{heard:?}");
+        assert_eq!(confirms.doubted(), [(1, Ok(Confirmation::Ack(None)))]);
+        assert!(confirms.doubted().is_empty(), "it is doubted once");
+        tell.send(confirm(0, 0, Some("the second's queue")).await).expect("it is waited for");
+        assert_eq!(confirms.hear(&mut heard)[0].delivery.routing_key.as_str(), "the second's queue");
+        assert_eq!(confirms.doubted(), [(0, Ok(Confirmation::Ack(None)))]);
     }
 }

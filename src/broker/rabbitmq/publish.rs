@@ -58,6 +58,9 @@ const LONGEST_WITHOUT: Duration = Duration::from_secs(10);
 /// How long a channel may take to answer that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
+/// Why a channel is given up that has no sign of life.
+const NO_ANSWER: &str = "the channel for publishing does not answer";
+
 /// Whether the broker's topology is as it must be; `Some` says how it is not.
 pub(super) type Broken = watch::Sender<Option<String>>;
 
@@ -181,6 +184,7 @@ impl Owner {
         let mut heard_at = Instant::now();
         let (mut confirmed_at, mut unblocked_at) = (heard_at, heard_at);
         let (mut sign_of_life, mut asking) = (OptionFuture::<BoxFuture<'static, bool>>::default(), false);
+        let (mut proof, mut doubted) = (OptionFuture::<BoxFuture<'static, bool>>::default(), Vec::new());
         loop {
             if self.obstacle().is_none() {
                 let room = UNCONFIRMED.saturating_sub(ledger.owed()).min(BURST).min(self.waiting.len());
@@ -204,33 +208,33 @@ impl Owner {
                     confirms.take_in();
                 }
             }
+            if doubted.is_empty() {
+                doubted = confirms.doubted();
+                if !doubted.is_empty() {
+                    proof = Some(answers(channel.clone()).boxed()).into();
+                }
+            }
             let blocked = matches!(&*self.state.borrow(), LinkState::Blocked(..));
             let late = ledger.next_late(if blocked { PATIENCE } else { CONFIRM_TIMEOUT });
             // A broker that takes nothing says so, and need not say anything else.
             let silent = (ledger.owed() > 0 && !blocked && !asking).then(|| heard_at + CONFIRM_TIMEOUT);
             let alarm = self.impatient_at().into_iter().chain(late).chain(silent).min();
+            let mut has_news = false;
             tokio::select! {
                 biased;
+                Some(alive) = &mut proof => {
+                    if !alive {
+                        return End::GivenUp(NO_ANSWER.into());
+                    }
+                    proof = OptionFuture::default();
+                    // What came back of the doubted ones is there, if anything did.
+                    heard.append(&mut doubted);
+                    has_news = true;
+                }
                 () = confirms.some() => {
                     heard_at = Instant::now();
                     confirmed_at = heard_at;
-                    for message in confirms.hear(&mut heard) {
-                        if let Err(end) = self.take_back(message, &ledger, &mut returned) {
-                            return end;
-                        }
-                    }
-                    for (number, confirmed) in heard.drain(..) {
-                        let verdict = match verdict(channel, confirmed) {
-                            Ok(verdict) => verdict,
-                            Err(end) => return end,
-                        };
-                        if let Some(Again { address, body, properties, .. }) = returned.take(number) {
-                            confirms.push(send(channel, address, body, properties, number));
-                        } else if let Some(answer) = ledger.confirmed(number) {
-                            answer.send(verdict);
-                        }
-                    }
-                    pauses.reset();
+                    has_news = true;
                 }
                 count = self.gathering.recv_many(&mut gathered, BURST), if self.waiting.len() < BURST => {
                     if count == 0 {
@@ -251,7 +255,7 @@ impl Owner {
                 _ = topology.changed() => {}
                 Some(alive) = &mut sign_of_life => {
                     if !alive {
-                        return End::GivenUp("the channel for publishing does not answer".into());
+                        return End::GivenUp(NO_ANSWER.into());
                     }
                     (sign_of_life, asking) = (OptionFuture::default(), false);
                     heard_at = Instant::now();
@@ -269,6 +273,26 @@ impl Owner {
                     }
                     self.turn_away(&PublishError::Busy);
                 }
+            }
+            if !has_news {
+                continue;
+            }
+            for message in confirms.hear(&mut heard) {
+                if let Err(end) = self.take_back(message, &ledger, &mut returned) {
+                    return end;
+                }
+            }
+            for (number, confirmed) in heard.drain(..) {
+                let verdict = match verdict(channel, confirmed) {
+                    Ok(verdict) => verdict,
+                    Err(end) => return end,
+                };
+                if let Some(Again { address, body, properties, .. }) = returned.take(number) {
+                    confirms.push(send(channel, address, body, properties, number));
+                } else if let Some(answer) = ledger.confirmed(number) {
+                    answer.send(verdict);
+                }
+                pauses.reset();
             }
         }
     }

@@ -89,6 +89,29 @@ async fn of_thousands_those_whose_queue_is_gone_are_caught_and_no_answer_is_anot
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_come_back_together_each_is_caught_before_it_is_told_to_be_safe() {
+    let kinds: Vec<_> = (0..20).map(|number| Kind::new(&format!("test.gone-{number}")).unwrap()).collect();
+    let Some(prefix) = RabbitPrefix::create(&kinds.iter().collect::<Vec<_>>()).await else { return };
+    let producer = Arc::new(Producer::open(&prefix.settings(), &kinds));
+    until("connected", async || producer.health().ok()).await;
+    for kind in &kinds {
+        // To a queue that stands, so that nothing is left of the time before it was looked for.
+        producer.publish(outgoing(kind)).await.unwrap();
+    }
+    for kind in &kinds {
+        delete(&prefix, kind).await;
+    }
+    let tasks = kinds.into_iter().map(|kind| {
+        let producer = producer.clone();
+        tokio::spawn(async move { join_all((0..100).map(|_| producer.publish(outgoing(&kind)))).await })
+    });
+    let answers: Vec<_> = join_all(tasks).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(answers, vec![Ok(()); 2000]);
+    assert_eq!(unrouted(&prefix).await, 2000, "each is there, once");
+    assert_eq!(producer.health(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_go_straight_again_when_their_queue_stands_again() {
     let Some(prefix) = RabbitPrefix::create(&[&first(), &second()]).await else { return };
     let producer = open(&prefix).await;
