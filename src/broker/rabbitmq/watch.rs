@@ -12,7 +12,7 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use tokio::{sync::Mutex, time::timeout};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::{
     addresses::Addresses,
@@ -111,18 +111,17 @@ impl Questions {
         let mut forbidden_on = Weak::new();
         let mut pauses = Reconnect::new();
         while let Some(connection) = self.link.connection().await {
-            let looked = async {
-                let missing = self.first_missing(&mut unseen, &names).await?;
-                if missing.is_none() {
-                    self.straighten(&names, &kinds, &addresses, &connection, &mut forbidden_on).await?;
-                }
-                Ok::<_, lapin::Error>(missing)
-            };
-            let pause = match looked.await {
+            let pause = match self.first_missing(&mut unseen, &names).await {
                 Ok(None) => {
                     pauses.reset();
                     if broken.send_if_modified(|broken| broken.take().is_some()) {
                         info!("the broker's topology stands");
+                    }
+                    // Jobs come in without it as well, and the next look is another chance.
+                    if let Err(error) =
+                        self.straighten(&names, &kinds, &addresses, &connection, &mut forbidden_on).await
+                    {
+                        debug!(error = chain(&error), "it is not known whether jobs may go straight to their queues");
                     }
                     LOOK_EVERY
                 }
