@@ -13,7 +13,7 @@ use rmp::{
 };
 use serde::{
     Serialize, Serializer,
-    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Unexpected, Visitor},
     ser::{self, SerializeMap as _, SerializeSeq as _},
 };
 
@@ -163,6 +163,11 @@ impl Visitor<'_> for Name<'_> {
         self.0.names.push(end - name.len()..end);
         Ok(())
     }
+
+    fn visit_bytes<E: de::Error>(self, name: &[u8]) -> Result<(), E> {
+        let text = str::from_utf8(name).map_err(|_| E::invalid_value(Unexpected::Bytes(name), &self))?;
+        self.visit_str(text)
+    }
 }
 
 /// What a [`Packer`] has gathered, for any serializer: the next value is written with each call, and what follows it is left.
@@ -191,7 +196,12 @@ impl Serialize for Replay<'_> {
                 serializer.serialize_unit()
             }
             Marker::True | Marker::False => serializer.serialize_bool(self.read(decode::read_bool)?),
-            Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64 => {
+            // Most numbers are in their own marker.
+            Marker::FixPos(number) if !bytes.is_empty() => {
+                self.0.set(&bytes[1..]);
+                serializer.serialize_u64(number.into())
+            }
+            Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64 => {
                 serializer.serialize_u64(self.read(decode::read_int)?)
             }
             Marker::FixNeg(_) | Marker::I8 | Marker::I16 | Marker::I32 | Marker::I64 => {
