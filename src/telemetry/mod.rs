@@ -35,11 +35,12 @@ pub fn filter(level: &str) -> Result<EnvFilter, SetupError> {
 /// Begins to log to standard error. What is logged is never a body, a key, a signature or a password, but for `trace`.
 pub fn init_logs(level: &str, format: LogFormat) -> Result<(), SetupError> {
     let filter = filter(level)?;
-    // lapin reports what our own supervisor reports better.
-    let filter = match "lapin=off".parse() {
-        Ok(directive) if !level.contains("lapin") => filter.add_directive(directive),
+    // lapin reports what our own supervisor reports better; and a message that came back with all that is in it.
+    let quiet = [("lapin", "lapin=off"), ("trace", "lapin::returned_messages=off")];
+    let filter = quiet.iter().fold(filter, |filter, (unless, directive)| match directive.parse() {
+        Ok(directive) if !level.contains(unless) => filter.add_directive(directive),
         _ => filter,
-    };
+    });
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);

@@ -95,9 +95,14 @@ pub(super) async fn send(plan: Plan, keep_answers: bool) -> Result<Sent, Failure
     let part = |thread: usize| {
         let (shared, connections) = (shared.clone(), (thread..connections).step_by(threads).count());
         tokio::task::spawn_blocking(move || {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build();
-            let part = part(shared, connections, keep_answers);
-            runtime.map_err(|error| Failure::Failed(error.to_string()))?.block_on(part)
+            match runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(part(shared, connections, keep_answers)),
+                Err(error) => {
+                    // The others wait for it.
+                    runtime::Handle::current().block_on(shared.connected.wait());
+                    Err(Failure::Failed(error.to_string()))
+                }
+            }
         })
     };
     let parts: Vec<_> = (0..threads).map(part).collect();
@@ -206,7 +211,10 @@ impl Connection {
     /// Whether it can be used once more.
     async fn is_open(&mut self) -> bool {
         let Self { sender, driver } = self;
-        driven(driver, sender.ready()).await.is_ok()
+        // Nobody has looked after it since the last answer.
+        let ended =
+            poll_fn(|context| Poll::Ready(driver.is_terminated() || driver.poll_unpin(context).is_ready())).await;
+        !ended && driven(driver, sender.ready()).await.is_ok()
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Bytes>> {
