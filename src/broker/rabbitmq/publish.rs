@@ -323,7 +323,7 @@ fn verdict(channel: &Channel, confirmed: lapin::Result<Confirmation>) -> Result<
 }
 
 /// Whether a channel was ended because something may not be published where it was to go.
-fn is_refused(reason: &str) -> bool {
+pub(super) fn is_refused(reason: &str) -> bool {
     reason.contains("ACCESS_REFUSED")
 }
 

@@ -17,7 +17,7 @@ use tracing::{debug, error, info};
 use super::{
     addresses::Addresses,
     connection::{Link, within},
-    publish::Broken,
+    publish::{Broken, is_refused},
     topology::Names,
 };
 use crate::{
@@ -63,7 +63,7 @@ impl Questions {
         };
         match self.ask(ask).await {
             Ok(()) => Ok(true),
-            Err(error) if chain(&error).contains("ACCESS_REFUSED") => Ok(false),
+            Err(error) if is_refused(&chain(&error)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -114,14 +114,14 @@ impl Questions {
             let pause = match self.first_missing(&mut unseen, &names).await {
                 Ok(None) => {
                     pauses.reset();
-                    if broken.send_if_modified(|broken| broken.take().is_some()) {
-                        info!("the broker's topology stands");
-                    }
-                    // Jobs come in without it as well, and the next look is another chance.
+                    // Jobs are taken without it as well, and the next look is another chance.
                     if let Err(error) =
                         self.straighten(&names, &kinds, &addresses, &connection, &mut forbidden_on).await
                     {
                         debug!(error = chain(&error), "it is not known whether jobs may go straight to their queues");
+                    }
+                    if broken.send_if_modified(|broken| broken.take().is_some()) {
+                        info!("the broker's topology stands");
                     }
                     LOOK_EVERY
                 }
