@@ -19,9 +19,10 @@ use std::{
 use futures_util::{Stream as _, future::poll_fn, stream::FuturesUnordered};
 use lapin::{BasicProperties, Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
 
-use super::addresses::Address;
-use crate::crash_point;
-
+use super::{
+    addresses::Address,
+    wakes::{Patient, Wakes},
+};
 /// What the broker says of the message with this number.
 pub(super) type Told = (u64, lapin::Result<Confirmation>);
 
@@ -32,13 +33,24 @@ pub(super) struct Confirms<F> {
     doubted: Vec<Told>,
     woken: Arc<Woken>,
     waker: Waker,
+    /// Whoever waits here waits for confirms: that a message was written does not wake him.
+    patient: Arc<Patient>,
+    patient_waker: Waker,
 }
 
 impl<F: Future<Output = Told>> Confirms<F> {
-    pub(super) fn new() -> Self {
-        let woken = Arc::new(Woken::default());
-        let (told, doubted) = (Vec::new(), Vec::new());
-        Self { sent: FuturesUnordered::new(), told, doubted, waker: woken.clone().into(), woken }
+    /// None yet, over a connection with these wake-ups.
+    pub(super) fn new(wakes: &Wakes) -> Self {
+        let (woken, patient) = (Arc::new(Woken::default()), wakes.patient());
+        Self {
+            sent: FuturesUnordered::new(),
+            told: Vec::new(),
+            doubted: Vec::new(),
+            waker: woken.clone().into(),
+            woken,
+            patient_waker: patient.clone().into(),
+            patient,
+        }
     }
 
     /// Another message, which is published when it is next asked for confirms.
@@ -50,6 +62,8 @@ impl<F: Future<Output = Told>> Confirms<F> {
     pub(super) async fn some(&mut self) {
         poll_fn(|context| {
             if self.told.is_empty() {
+                self.patient.register(context.waker());
+                let context = &mut Context::from_waker(&self.patient_waker);
                 match Pin::new(&mut self.sent).poll_next(context) {
                     Poll::Ready(Some(told)) => self.told.push(told),
                     // Nothing is on its way.
@@ -108,10 +122,7 @@ pub(super) async fn send(
 ) -> Told {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
-        Ok(confirm) => {
-            crash_point!("broker: published, not confirmed");
-            confirm.await
-        }
+        Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
     (number, confirmed)
@@ -156,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn whatever_is_there_is_heard_together_with_what_came_back_of_it() {
-        let mut confirms = Confirms::new();
+        let mut confirms = Confirms::new(&Wakes::default());
         // The one whose message came back is told first, and the one that it hangs on last of all.
         for number in 0..50 {
             let is_last = number == 49;
@@ -172,9 +183,66 @@ mod tests {
         assert!(confirms.hear(&mut heard).is_empty() && heard.is_empty(), "each is heard once");
     }
 
+    #[test]
+    fn who_waits_is_woken_by_a_confirm_and_not_by_what_was_written() {
+        #[derive(Default)]
+        struct Woken(AtomicBool);
+
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, SeqCst);
+            }
+        }
+
+        let (wakes, woken) = (Wakes::default(), Arc::<Woken>::default());
+        let mut confirms = Confirms::new(&wakes);
+        let waker = woken.clone().into();
+        let context = &mut Context::from_waker(&waker);
+        let is_woken = || woken.0.swap(false, SeqCst);
+        let mut is_told = |confirms: &mut Confirms<_>| {
+            loop {
+                let is_told = std::pin::pin!(confirms.some()).poll(context).is_ready();
+                // When it has seen all of them it comes once more by itself.
+                if is_told || !is_woken() {
+                    return is_told;
+                }
+            }
+        };
+        let message = |number| {
+            let (write, written) = tokio::sync::oneshot::channel::<()>();
+            let (tell, told) = tokio::sync::oneshot::channel::<()>();
+            let sent = async move {
+                written.await.expect("it is written");
+                told.await.expect("it is told");
+                (number, Ok(Confirmation::Ack(None)))
+            };
+            (write, tell, sent.boxed())
+        };
+        let (write, tell, sent) = message(1);
+        confirms.push(sent);
+        assert!(!is_told(&mut confirms));
+        wakes.tell_what_was_written();
+        write.send(()).expect("it waits");
+        wakes.let_go();
+        assert!(!is_woken(), "it was only written");
+        wakes.put_off();
+        tell.send(()).expect("it waits");
+        wakes.let_go();
+        assert!(is_woken() && is_told(&mut confirms));
+        confirms.hear(&mut Vec::new());
+        // That it is written may also be found by whoever comes for something else.
+        let (write, tell, sent) = message(2);
+        confirms.push(sent);
+        assert!(!is_told(&mut confirms));
+        write.send(()).expect("it waits");
+        assert!(is_woken() && !is_told(&mut confirms));
+        tell.send(()).expect("it waits");
+        assert!(is_woken() && is_told(&mut confirms));
+    }
+
     #[tokio::test]
     async fn one_with_something_on_it_is_doubted_for_its_own_may_hang_on_one_that_is_told_later() {
-        let mut confirms = Confirms::new();
+        let mut confirms = Confirms::new(&Wakes::default());
         let (tell, told) = tokio::sync::oneshot::channel();
         // Both came back, and were confirmed together: the second is told first, with what came back of the first.
         confirms.push(confirm(1, 0, Some("the first's queue")).boxed());

@@ -113,14 +113,21 @@ impl<S> CorkedStream<S> {
                 }
             }
             // The end: nobody may come by any more.
-            Poll::Ready(_) => self.cork.wakes.let_go(),
+            Poll::Ready(_) => self.cork.wakes.end(),
+        }
+    }
+
+    /// lapin tells of each message that it is written, and then flushes.
+    fn after_writing(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.cork.wakes.tell_what_was_written();
         }
     }
 }
 
 impl<S> Drop for CorkedStream<S> {
     fn drop(&mut self) {
-        self.cork.wakes.let_go();
+        self.cork.wakes.end();
     }
 }
 
@@ -144,7 +151,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for CorkedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, from)
+        let written = Pin::new(&mut self.stream).poll_write(context, from);
+        self.after_writing(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -152,7 +161,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
         context: &mut Context<'_>,
         from: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, from)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, from);
+        self.after_writing(&written);
+        written
     }
 
     /// lapin flushes before it takes up what is queued, and when it has handed out: here its thread waits.
@@ -164,14 +175,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
 
     /// That may take as long as the other side likes.
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.cork.wakes.let_go();
+        self.cork.wakes.end();
         Pin::new(&mut self.stream).poll_close(context)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::mpsc, task::Wake, thread};
+    use std::{
+        collections::VecDeque,
+        sync::mpsc,
+        task::{Wake, Waker},
+        thread,
+    };
 
     use futures_util::task::noop_waker;
 
@@ -250,6 +266,25 @@ mod tests {
         task.wake();
         assert!(read(&mut stream).is_ready());
         assert_eq!(task.woken(), 1, "the broker has closed the connection");
+    }
+
+    #[test]
+    fn that_a_message_was_written_wakes_its_publisher_only_with_what_is_read_next() {
+        let cork = Cork::default();
+        let (told, tellings) = mpsc::channel();
+        let publisher = cork.wakes().patient();
+        publisher.register(&Arc::new(Round(told)).into());
+        let tell: Waker = publisher.into();
+        let mut stream = CorkedStream::new(Anything([Poll::Ready(Ok(8))].into()), cork);
+        let waker = noop_waker();
+        let context = &mut Context::from_waker(&waker);
+        assert!(Pin::new(&mut stream).poll_write(context, &[0; 8]).is_ready());
+        tell.wake_by_ref();
+        assert!(Pin::new(&mut stream).poll_flush(context).is_ready());
+        assert_eq!(tellings.try_iter().count(), 0);
+        assert!(Pin::new(&mut stream).poll_read(context, &mut [0; 8]).is_ready());
+        assert!(Pin::new(&mut stream).poll_flush(context).is_ready());
+        assert_eq!(tellings.try_iter().count(), 1);
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Owner {
 
     /// One life of the channel.
     async fn live(&mut self, channel: &Channel, pauses: &mut Reconnect) -> End {
-        let mut confirms = Confirms::new();
+        let mut confirms = Confirms::new(self.link.wakes());
         // Those that are late stay in the ledger. Answers that are dropped with it are those of jobs that may have been
         // accepted, of which nobody can know any more; it tells those who wait for them just that.
         let mut ledger = Ledger::default();

@@ -4,6 +4,9 @@
 //! core that task has dealt with the first before the second is there, sleeps, and is woken again: two system calls and a
 //! switch for each job. So while that thread hands out what it has read, those who are wrapped here are not woken; they are
 //! when it comes back to its socket, which [`super::cork`] tells.
+//!
+//! It also wakes the task that publishes with each message that it has written. Nothing can be done with that but to go on
+//! waiting for what the broker says: that task sleeps until something was read, or nothing will be.
 
 use std::{
     mem,
@@ -13,10 +16,13 @@ use std::{
         atomic::{AtomicBool, Ordering::AcqRel},
     },
     task::{Context, Poll, Wake, Waker},
+    thread::{self, ThreadId},
 };
 
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
+
+use crate::crash_point;
 
 /// The wake-ups of one connection.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +33,9 @@ struct State {
     /// Something was read, and whoever read it has not come back.
     handing_out: bool,
     put_off: Vec<Arc<Sleeper>>,
+    /// Who tells what was written.
+    telling: Option<ThreadId>,
+    patient: Vec<Arc<Patient>>,
 }
 
 impl Wakes {
@@ -35,12 +44,39 @@ impl Wakes {
         self.lock().handing_out = true;
     }
 
-    /// Wakes whoever was not woken.
+    /// Something was written: what this thread tells from now on is that.
+    pub(super) fn tell_what_was_written(&self) {
+        self.lock().telling = Some(thread::current().id());
+    }
+
+    /// Wakes whoever was not woken, if anything that was read has been handed out; nobody is told what was written any more.
     pub(super) fn let_go(&self) {
-        let State { put_off, .. } = mem::take(&mut *self.lock());
+        let mut state = self.lock();
+        state.telling = None;
+        if state.handing_out {
+            Self::wake_all(state);
+        }
+    }
+
+    /// Wakes whoever was not woken: nothing may be read any more.
+    pub(super) fn end(&self) {
+        Self::wake_all(self.lock());
+    }
+
+    fn wake_all(mut state: MutexGuard<'_, State>) {
+        let State { put_off, patient, .. } = mem::take(&mut *state);
+        drop(state);
         for sleeper in put_off {
             sleeper.wake_up();
         }
+        for Patient { task, .. } in patient.iter().map(Arc::as_ref) {
+            task.wake();
+        }
+    }
+
+    /// One that waits for what is said of what was written.
+    pub(super) fn patient(&self) -> Arc<Patient> {
+        Arc::new(Patient { wakes: self.clone(), task: AtomicWaker::new() })
     }
 
     /// A task that waits for what is read.
@@ -88,6 +124,40 @@ impl Wake for Sleeper {
         } else {
             drop(state);
             self.wake_up();
+        }
+    }
+}
+
+/// Wakes a task as it is woken, but for what it is told while something is written: then when something was read.
+#[derive(Debug)]
+pub(super) struct Patient {
+    wakes: Wakes,
+    task: AtomicWaker,
+}
+
+impl Patient {
+    /// The task that waits now.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.task.register(waker);
+    }
+}
+
+impl Wake for Patient {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut state = self.wakes.lock();
+        // What another thread tells meanwhile is something else.
+        if state.telling.is_some_and(|telling| telling == thread::current().id()) {
+            state.patient.push(self.clone());
+            drop(state);
+            // Its bytes are the system's, and nothing was read since.
+            crash_point!("broker: published, not confirmed");
+        } else {
+            drop(state);
+            self.task.wake();
         }
     }
 }
@@ -167,7 +237,7 @@ pub(super) mod tests {
         assert_eq!(task.woken(), 0);
         wakes.let_go();
         assert_eq!(task.woken(), 1);
-        wakes.let_go();
+        wakes.end();
         assert_eq!(task.woken(), 0, "that was all");
         task.wake();
         assert_eq!(task.woken(), 1, "as before");
@@ -182,5 +252,46 @@ pub(super) mod tests {
         assert_eq!(task.woken(), 0, "he runs by himself");
         wakes.let_go();
         assert_eq!(task.woken(), 1, "what he has not seen may have come after he ran");
+    }
+
+    #[test]
+    fn who_is_told_that_something_was_written_is_woken_when_something_was_read() {
+        let wakes = Wakes::default();
+        let (patient, count) = (wakes.patient(), Arc::<Count>::default());
+        let waker: Waker = patient.clone().into();
+        let woken = || {
+            patient.register(&count.clone().into());
+            count.0.swap(0, SeqCst)
+        };
+        assert_eq!(woken(), 0);
+        waker.wake_by_ref();
+        assert_eq!(woken(), 1, "nothing is written");
+        wakes.tell_what_was_written();
+        waker.wake_by_ref();
+        wakes.let_go();
+        assert_eq!(woken(), 0, "nothing was read");
+        waker.wake_by_ref();
+        assert_eq!(woken(), 1, "that it was written is told");
+        wakes.put_off();
+        wakes.let_go();
+        assert_eq!(woken(), 1, "something was read");
+        wakes.put_off();
+        wakes.let_go();
+        assert_eq!(woken(), 0, "that was all");
+        wakes.tell_what_was_written();
+        waker.wake_by_ref();
+        wakes.end();
+        assert_eq!(woken(), 1, "nothing will be read");
+    }
+
+    #[test]
+    fn what_another_thread_tells_while_something_is_written_is_told_at_once() {
+        let wakes = Wakes::default();
+        let (patient, count) = (wakes.patient(), Arc::<Count>::default());
+        patient.register(&count.clone().into());
+        wakes.tell_what_was_written();
+        let waker: Waker = patient.into();
+        thread::spawn(move || waker.wake()).join().expect("no panic");
+        assert_eq!(count.0.load(SeqCst), 1);
     }
 }
