@@ -26,8 +26,9 @@ use warren_workers::{Policy, context::Control};
 use super::{
     children::{ChildPlace, Children},
     gate::Gate,
+    gathering::Gathering,
     inflight::{Copy, Entered, InFlight, Released, RunKey},
-    lane::{Finished, Lane},
+    lane::Finished,
     outcome::{self, Ended, Rules},
     registry::{Handler, Registered, Task},
     running::{Lost, Polled, Running, on_own_thread},
@@ -59,7 +60,7 @@ pub(super) struct Shared {
     /// How many threads there are for jobs, and how many of them are lost.
     pub(super) threads: usize,
     pub(super) lost: Arc<AtomicUsize>,
-    pub(super) lanes: Vec<Arc<Lane>>,
+    pub(super) finished: Arc<Gathering<Finished>>,
     pub(super) gate: Arc<Gate>,
     pub(super) minter: Arc<Minter>,
     /// Runs suspects in processes of their own, if it can.
@@ -75,8 +76,6 @@ pub(super) struct Shared {
 pub(super) struct Ready {
     pub(super) envelope: Envelope,
     pub(super) body: Bytes,
-    /// Which line gave it out, and so which lane records it where all have enough.
-    pub(super) line: usize,
     /// How often it had been given out before.
     pub(super) given_before: u32,
 }
@@ -175,11 +174,11 @@ impl Executor {
         let copy = Copy { line, receipt };
         self.bytes.fetch_add(body.len() as u64, Relaxed);
         match envelope {
-            Ok(envelope) => self.enter(Ready { envelope, body, line, given_before }, copy),
+            Ok(envelope) => self.enter(Ready { envelope, body, given_before }, copy),
             Err(bad) => {
                 let key = (bad.id, 1);
                 if lock(&self.inflight).enter_refused(key, copy) {
-                    self.refuse(foreign::undecodable(clock::now(), body.clone(), bad), body, key, line);
+                    self.refuse(foreign::undecodable(clock::now(), body.clone(), bad), body, key);
                 }
                 None
             }
@@ -192,20 +191,20 @@ impl Executor {
             Entered::First(ready) => Some(ready),
             Entered::Attached => None,
             Entered::NoBody(ready) => {
-                let Ready { envelope, body, line, .. } = ready;
+                let Ready { envelope, body, .. } = ready;
                 let completion = foreign::no_body(envelope, body.clone());
                 let key = (completion.envelope.id, completion.envelope.run);
                 if lock(&self.inflight).enter_refused(key, copy) {
-                    self.refuse(completion, body, key, line);
+                    self.refuse(completion, body, key);
                 }
                 None
             }
         }
     }
 
-    fn refuse(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey, line: usize) {
+    fn refuse(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey) {
         self.count(&completion);
-        self.hand_over(completion, body, key, line);
+        self.hand_over(completion, body, key);
     }
 
     /// Queues jobs to run.
@@ -352,13 +351,13 @@ impl Executor {
             Ended::Panicked(_) => self.metrics.panic.increment(1),
             Ended::Performed(_) => {}
         }
-        let (key, line) = (ready.key(), ready.line);
+        let key = ready.key();
         let Ready { envelope, body, .. } = ready;
         let rules =
             Rules { policy: &self.policy, minter: &self.shared.minter, unknown_version: self.shared.unknown_version };
         let completion = outcome::completion(&rules, clock::now(), envelope, body.clone(), ended);
         self.count(&completion);
-        self.hand_over(completion, body, key, line);
+        self.hand_over(completion, body, key);
     }
 
     fn count(&self, completion: &Completion) {
@@ -372,11 +371,9 @@ impl Executor {
         counter.increment(1);
     }
 
-    fn hand_over(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey, line: usize) {
+    fn hand_over(self: &Arc<Self>, completion: Completion, body: Bytes, key: RunKey) {
         self.ended.fetch_add(1, Relaxed);
-        let lanes = &self.shared.lanes;
-        let lane = lanes.iter().find(|lane| !lane.has_enough()).unwrap_or(&lanes[line % lanes.len()]);
-        lane.push(Finished { completion, body, key, executor: self.clone() });
+        self.shared.finished.push(Finished { completion, body, key, executor: self.clone() });
     }
 
     /// Settles jobs that are recorded, or need not be. Answers the ids of those that were published again with another
@@ -516,11 +513,11 @@ impl Executor {
     /// Records jobs as called off that have not run.
     pub(super) fn call_off(self: &Arc<Self>, jobs: impl IntoIterator<Item = Ready>) {
         for ready in jobs {
-            let (key, line) = (ready.key(), ready.line);
+            let key = ready.key();
             let Ready { envelope, body, .. } = ready;
             let completion = outcome::cancelled(envelope);
             self.count(&completion);
-            self.hand_over(completion, body, key, line);
+            self.hand_over(completion, body, key);
         }
     }
 

@@ -1,22 +1,23 @@
 //! Group commit: what is finished is recorded in batches, and only then settled.
 //!
-//! A lane gathers a batch while the one before it commits: the commit in flight is the batching window, and no timer
-//! ever waits for more. Lanes share nothing, so that one commit does not wait for another.
+//! Lanes share nothing but where what is finished gathers, so that one commit does not wait for another.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tracing::{error, warn};
 use warren_workers::{Disposition, Policy};
 
-use super::{executor::Executor, gate::Gate, inflight::RunKey, intake::note_conflicts};
+use super::{
+    executor::Executor,
+    gate::Gate,
+    gathering::{Gathering, Gathers},
+    inflight::RunKey,
+    intake::note_conflicts,
+};
 use crate::{
     crash_point,
     job::{Completion, Failure, Outcome, chain},
@@ -24,16 +25,6 @@ use crate::{
     store::{Record, Store, StoreError},
 };
 
-/// How much one commit takes at most.
-const MAX_ROWS: usize = 500;
-const MAX_BYTES: usize = 4 << 20;
-/// With so many rows a lane's next commit is worth its while: fewer are better together than each with a commit of its own,
-/// which costs the same however few it holds.
-const ENOUGH: usize = 64;
-/// A row counts once more for each so many bytes.
-const A_ROW: usize = MAX_BYTES / ENOUGH;
-/// Whoever has waited so long for the database is passed over while others do not wait.
-const SLOW: Duration = Duration::from_millis(100);
 /// Before a batch that met others at its rows is tried again.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(5);
 
@@ -47,39 +38,27 @@ pub(super) struct Finished {
     pub(super) executor: Arc<Executor>,
 }
 
-/// One lane: a queue of what is finished, and a task that records it.
-#[derive(Default)]
+impl Gathers for Finished {
+    fn bytes(&self) -> usize {
+        let after = self.completion.after();
+        let follow_ups: usize = after.follow_ups.iter().map(|job| job.body.len()).sum();
+        self.completion.body.as_ref().map_or(0, Bytes::len) + after.output.map_or(0, <[u8]>::len) + follow_ups
+    }
+}
+
+/// One lane: a task that records what has gathered.
 pub(super) struct Lane {
-    finished: Mutex<Vec<Finished>>,
-    /// How many those are, large ones counted more than once.
-    waiting: AtomicUsize,
-    /// Whether its commit takes long.
-    slow: AtomicBool,
-    wake: Notify,
-    /// Since when the database has owed an answer.
-    asked: Mutex<Option<Instant>>,
+    pub(super) number: usize,
+    pub(super) gathering: Arc<Gathering<Finished>>,
 }
 
 impl Lane {
-    /// Takes one in. Returns at once; what bounds the queue is the prefetch.
-    pub(super) fn push(&self, finished: Finished) {
-        let weight = weight(&finished);
-        let mut queue = self.lock();
-        queue.push(finished);
-        let was_empty = queue.len() == 1;
-        self.waiting.fetch_add(weight, Relaxed);
-        drop(queue);
-        if was_empty {
-            self.wake.notify_one();
-        }
-    }
-
     /// Records for as long as the process runs.
-    pub(super) async fn run(self: Arc<Self>, mut record: Box<dyn Record>, gate: Arc<Gate>, store: Arc<dyn Store>) {
+    pub(super) async fn run(self, mut record: Box<dyn Record>, gate: Arc<Gate>, store: Arc<dyn Store>) {
         // What another of the same batch kept out of it, to be looked at first.
         let mut carried = Vec::new();
         loop {
-            let batch = self.gather(&mut carried).await;
+            let batch = self.gathering.take(self.number, std::mem::take(&mut carried)).await;
             let (batch, copies) = one_for_each_id(batch, &mut carried);
             let mut completions = Vec::with_capacity(batch.len());
             let mut held = Vec::with_capacity(batch.len());
@@ -95,54 +74,11 @@ impl Lane {
             }
             let conflicts = Executor::settle(held.into_iter().map(|(executor, key, _)| (executor, key)).chain(copies));
             crash_point!("worker: settled");
-            note_conflicts(store.as_ref(), &conflicts).await;
-        }
-    }
-
-    async fn gather(&self, carried: &mut Vec<Finished>) -> Vec<Finished> {
-        let mut batch = std::mem::take(carried);
-        loop {
-            batch = self.take(batch);
-            if !batch.is_empty() {
-                return batch;
+            if !conflicts.is_empty() {
+                self.gathering.held_up(self.number);
+                note_conflicts(store.as_ref(), &conflicts).await;
             }
-            self.wake.notified().await;
-            // Tokio runs a task at once that another has woken. What is about to end too ends before the batch is taken, which
-            // is not the first of them alone then.
-            tokio::task::yield_now().await;
         }
-    }
-
-    fn take(&self, mut batch: Vec<Finished>) -> Vec<Finished> {
-        let mut queue = self.lock();
-        if batch.is_empty() && queue.len() <= MAX_ROWS {
-            batch = std::mem::take(&mut *queue);
-        } else {
-            let room = MAX_ROWS.saturating_sub(batch.len()).min(queue.len());
-            batch.extend(queue.drain(..room));
-        }
-        cut(&mut batch, &mut queue);
-        self.waiting.store(queue.iter().map(weight).sum(), Relaxed);
-        batch
-    }
-
-    /// Whether another lane should take what comes: so much waits here, or for so long.
-    pub(super) fn has_enough(&self) -> bool {
-        self.waiting.load(Relaxed) >= ENOUGH || self.slow.load(Relaxed)
-    }
-
-    /// Looks whether the database takes long. Answers since when it has owed an answer.
-    pub(super) fn look(&self, now: Instant) -> Option<Instant> {
-        let asked = self.asked();
-        // While nothing can be answered: a mark that came after the answer would stay until the next one.
-        self.slow.store(asked.is_some_and(|asked| now.saturating_duration_since(asked) >= SLOW), Relaxed);
-        *asked
-    }
-
-    fn answered(&self) {
-        let mut asked = self.asked();
-        *asked = None;
-        self.slow.store(false, Relaxed);
     }
 
     /// Records a batch, however long it takes. Answers how many lost the fence.
@@ -160,9 +96,13 @@ impl Lane {
         let mut pauses = Reconnect::new();
         while let Some(part) = parts.pop() {
             let (rows, asked) = (part.len(), Instant::now());
-            *self.asked() = Some(asked);
+            self.gathering.asked(self.number, asked);
             let recorded = record.record(&batch, part.clone()).await;
-            self.answered();
+            self.gathering.answered(self.number);
+            if recorded.is_err() {
+                // It pauses, or goes on with one part after the other.
+                self.gathering.held_up(self.number);
+            }
             match recorded {
                 Ok(lost) => {
                     fenced += lost;
@@ -198,38 +138,6 @@ impl Lane {
         }
         fenced
     }
-
-    fn asked(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Finished>> {
-        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Puts back what would make the batch too many bytes.
-fn cut(batch: &mut Vec<Finished>, queue: &mut Vec<Finished>) {
-    let mut bytes = 0;
-    let fits = batch.iter().take_while(|finished| {
-        bytes += size(&finished.completion);
-        bytes <= MAX_BYTES
-    });
-    // One alone always fits: it is bounded by itself.
-    let fits = fits.count().max(1);
-    if fits < batch.len() {
-        queue.splice(0..0, batch.drain(fits..));
-    }
-}
-
-fn weight(finished: &Finished) -> usize {
-    1 + size(&finished.completion) / A_ROW
-}
-
-fn size(completion: &Completion) -> usize {
-    let after = completion.after();
-    let follow_ups: usize = after.follow_ups.iter().map(|job| job.body.len()).sum();
-    completion.body.as_ref().map_or(0, Bytes::len) + after.output.map_or(0, <[u8]>::len) + follow_ups
 }
 
 type Settlement = (Arc<Executor>, RunKey);
@@ -280,22 +188,3 @@ fn unrecordable(culprit: &Completion, body: Bytes, policy: &Policy, cause: &str)
 }
 
 const UNRECORDABLE: &str = "unrecordable";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lane_that_waits_long_for_the_database_is_passed_over_until_it_is_answered() {
-        let lane = Lane::default();
-        let asked = Instant::now();
-        *lane.asked() = Some(asked);
-        assert_eq!(lane.look(asked + SLOW / 2), Some(asked));
-        assert!(!lane.has_enough());
-        assert_eq!(lane.look(asked + SLOW), Some(asked));
-        assert!(lane.has_enough());
-        lane.answered();
-        assert!(!lane.has_enough());
-        assert_eq!(lane.look(asked + SLOW), None);
-    }
-}

@@ -7,6 +7,7 @@
 pub mod children;
 mod executor;
 mod gate;
+mod gathering;
 mod inflight;
 mod intake;
 mod lane;
@@ -40,6 +41,7 @@ use self::{
     children::{ChildCommand, Children},
     executor::{Executor, Shared},
     gate::Gate,
+    gathering::Gathering,
     intake::Intake,
     lane::Lane,
     prefetch::Prefetch,
@@ -152,13 +154,13 @@ impl Runtime {
             .enable_all()
             .build()?;
         let gate = Arc::new(Gate::default());
-        let lanes: Vec<_> = (0..cores.min(MAX_LANES)).map(|_| Arc::<Lane>::default()).collect();
+        let finished = Arc::new(Gathering::new(cores.min(MAX_LANES)));
         let shared = Arc::new(Shared {
             jobs: jobs.handle().clone(),
             drivers: cores,
             threads,
             lost: Arc::new(AtomicUsize::new(0)),
-            lanes,
+            finished,
             gate,
             minter,
             children: settings.children.clone().map(Children::new),
@@ -189,7 +191,7 @@ impl Runtime {
         for (kind, registered) in registry.iter() {
             let executor = Arc::new(Executor::new(kind.clone(), registered, self.shared.clone()));
             let (sender, waiting) = intake::Lookups::new();
-            let prefetch = Prefetch::new(&registered.policy, self.shared.lanes.len(), std::time::Instant::now());
+            let prefetch = Prefetch::new(&registered.policy, self.shared.finished.lanes(), std::time::Instant::now());
             let lines = (0..prefetch.lines()).map(|line| {
                 let sink = Arc::new(Intake::new(line, executor.clone(), sender.clone()));
                 broker.subscribe(kind, prefetch.per_line(), sink)
@@ -201,8 +203,9 @@ impl Runtime {
             self.executors.push(executor);
         }
         // What settles begins only now that there are lines to settle on.
-        for lane in &self.shared.lanes {
-            self.keep_running("a lane", lane.clone().run(store.lane(), self.shared.gate.clone(), store.clone()));
+        for number in 0..self.shared.finished.lanes() {
+            let lane = Lane { number, gathering: self.shared.finished.clone() };
+            self.keep_running("a lane", lane.run(store.lane(), self.shared.gate.clone(), store.clone()));
         }
         for (executor, waiting) in lookups {
             self.keep_running("a look-up", intake::look_up(executor, store.clone(), waiting));
@@ -346,7 +349,7 @@ impl Watcher {
             for kind in &mut self.kinds {
                 kind.tick(share, now);
             }
-            self.shared.lanes.iter().filter_map(|lane| lane.look(now)).for_each(|asked| self.shared.gate.owed(asked));
+            self.shared.finished.look(now).into_iter().for_each(|asked| self.shared.gate.owed(asked));
             let away = self.shared.gate.missing_for();
             if away.is_some_and(|away| away >= self.settings.hold) != returned {
                 returned = !returned;
