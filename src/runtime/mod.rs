@@ -1,6 +1,6 @@
 //! The worker role: takes jobs from the broker, runs them, records what came of them, and settles them, in that order.
 //!
-//! Owns registration ([`registry`]), a job's way through a process (`executor`), and group commit (`lane`). It
+//! Owns registration ([`registry`]), a job's way through a process (`executor`), and group commit (`gathering`, `lane`). It
 //! promises that nothing is settled that is not recorded, that a panic, a hang or a blocked thread harms only its own
 //! job, and that a drain leaves nothing behind that was started. It must not know which broker or store it works on.
 

@@ -23,6 +23,7 @@ use super::{
     addresses::Address,
     wakes::{Patient, Wakes},
 };
+
 /// What the broker says of the message with this number.
 pub(super) type Told = (u64, lapin::Result<Confirmation>);
 
@@ -185,15 +186,6 @@ mod tests {
 
     #[test]
     fn who_waits_is_woken_by_a_confirm_and_not_by_what_was_written() {
-        #[derive(Default)]
-        struct Woken(AtomicBool);
-
-        impl Wake for Woken {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, SeqCst);
-            }
-        }
-
         let (wakes, woken) = (Wakes::default(), Arc::<Woken>::default());
         let mut confirms = Confirms::new(&wakes);
         let waker = woken.clone().into();
