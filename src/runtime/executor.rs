@@ -73,6 +73,7 @@ pub(super) struct Shared {
 }
 
 /// A delivery that waits for a place.
+#[derive(Clone)]
 pub(super) struct Ready {
     pub(super) envelope: Envelope,
     pub(super) body: Bytes,
@@ -186,11 +187,11 @@ impl Executor {
     }
 
     fn enter(self: &Arc<Self>, ready: Ready, copy: Copy) -> Option<Ready> {
-        let entered = lock(&self.inflight).enter(ready, copy);
+        let entered = lock(&self.inflight).enter(&ready, copy);
         match entered {
-            Entered::First(ready) => Some(ready),
+            Entered::First => Some(ready),
             Entered::Attached => None,
-            Entered::NoBody(ready) => {
+            Entered::NoBody => {
                 let Ready { envelope, body, .. } = ready;
                 let completion = foreign::no_body(envelope, body.clone());
                 let key = (completion.envelope.id, completion.envelope.run);

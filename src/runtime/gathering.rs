@@ -105,7 +105,9 @@ impl<T: Gathers> Gathering<T> {
         }
         let waiting = &mut state.waiting;
         if batch.is_empty() && waiting.len() <= MAX_ROWS {
-            batch = std::mem::take(waiting);
+            // About as many will come meanwhile.
+            let next = Vec::with_capacity(waiting.len());
+            batch = std::mem::replace(waiting, next);
         } else {
             let room = MAX_ROWS.saturating_sub(batch.len()).min(waiting.len());
             batch.extend(waiting.drain(..room));

@@ -30,10 +30,16 @@ pub(super) struct InFlight {
 
 struct Held {
     first: Copy,
-    /// Hardly ever any.
-    more: Vec<Copy>,
     body: Bytes,
     key: Key,
+    /// Hardly ever anything: what it takes up counts, for thousands are held.
+    rest: Option<Box<Rest>>,
+}
+
+/// What else came under the same id and run.
+#[derive(Default)]
+struct Rest {
+    more: Vec<Copy>,
     /// A copy under the same key promised another body.
     conflict: bool,
     /// Jobs behind bytes that are none: whoever sent those only claimed the id.
@@ -43,11 +49,11 @@ struct Held {
 /// What became of a delivery.
 pub(super) enum Entered {
     /// It is the only one.
-    First(Ready),
+    First,
     /// It was attached to one in work, or waits behind it.
     Attached,
     /// It claims the id of one in work, and is no body of any job.
-    NoBody(Ready),
+    NoBody,
 }
 
 /// What is to be settled of one job.
@@ -62,26 +68,28 @@ pub(super) struct Released {
 
 impl InFlight {
     /// Takes a delivery in.
-    pub(super) fn enter(&mut self, ready: Ready, copy: Copy) -> Entered {
+    pub(super) fn enter(&mut self, ready: &Ready, copy: Copy) -> Entered {
         let job_key = ready.envelope.key;
         match self.jobs.entry(ready.key()) {
             Entry::Vacant(place) => {
                 place.insert(Held::new(ready.body.clone(), job_key, copy));
-                Entered::First(ready)
+                Entered::First
             }
             Entry::Occupied(mut held) => {
                 let held = held.get_mut();
                 if held.body != ready.body {
                     if codec::check(&ready.body).is_err() {
-                        return Entered::NoBody(ready);
+                        return Entered::NoBody;
                     }
                     if codec::check(&held.body).is_err() {
-                        held.behind.push((ready, copy));
+                        held.rest().behind.push((ready.clone(), copy));
                         return Entered::Attached;
                     }
                 }
-                held.more.push(copy);
-                held.conflict |= held.key != job_key && job_key.digest().is_some();
+                let conflict = held.key != job_key && job_key.digest().is_some();
+                let rest = held.rest();
+                rest.more.push(copy);
+                rest.conflict |= conflict;
                 Entered::Attached
             }
         }
@@ -95,7 +103,7 @@ impl InFlight {
                 true
             }
             Entry::Occupied(mut held) => {
-                held.get_mut().more.push(copy);
+                held.get_mut().rest().more.push(copy);
                 false
             }
         }
@@ -103,7 +111,8 @@ impl InFlight {
 
     /// Lets a job go, with everything that is to be settled with it.
     pub(super) fn leave(&mut self, key: RunKey) -> Option<Released> {
-        let Held { first, more, conflict, behind, .. } = self.jobs.remove(&key)?;
+        let Held { first, rest, .. } = self.jobs.remove(&key)?;
+        let Rest { more, conflict, behind } = rest.map_or_else(Rest::default, |rest| *rest);
         Some(Released { first, more, conflict, behind })
     }
 
@@ -115,6 +124,10 @@ impl InFlight {
 
 impl Held {
     fn new(body: Bytes, key: Key, first: Copy) -> Self {
-        Self { first, more: Vec::new(), body, key, conflict: false, behind: Vec::new() }
+        Self { first, body, key, rest: None }
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 }

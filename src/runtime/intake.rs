@@ -35,12 +35,15 @@ impl Intake {
 
 impl Sink for Intake {
     fn deliver(&self, burst: Vec<Delivery>) {
-        let ready = burst.into_iter().filter_map(|delivery| self.executor.take_in(self.line, delivery));
         let tombstones = self.executor.tombstones();
         let is_new = |ready: &Ready| {
             ready.given_before == 0 && !ready.envelope.key.is_keyed() && !tombstones.contains(&ready.envelope.id)
         };
-        let (new, known): (Vec<_>, Vec<_>) = ready.partition(is_new);
+        let (mut new, mut known) = (Vec::with_capacity(burst.len()), Vec::new());
+        for ready in burst.into_iter().filter_map(|delivery| self.executor.take_in(self.line, delivery)) {
+            let jobs = if is_new(&ready) { &mut new } else { &mut known };
+            jobs.push(ready);
+        }
         self.executor.admit(new);
         self.lookups.look_up(known);
     }

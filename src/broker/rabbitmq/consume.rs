@@ -84,6 +84,7 @@ impl Line {
             orders: received,
             epoch: 0,
             stopped: false,
+            last_burst: 0,
         };
         tokio::spawn(wakes.once_for_all(owner.run()));
         Self { queue, inbox, orders }
@@ -143,6 +144,8 @@ struct Owner {
     orders: mpsc::UnboundedReceiver<Order>,
     epoch: u32,
     stopped: bool,
+    /// How many came together the last time: about as many will the next time.
+    last_burst: usize,
 }
 
 /// Why a life of the channel ended.
@@ -364,12 +367,12 @@ impl Owner {
 
     /// Hands on the delivery and all that have arrived behind it, as one burst.
     fn give_out(
-        &self,
+        &mut self,
         first: lapin::message::Delivery,
         mut consumer: Option<&mut Consumer>,
         window: &mut Window,
     ) -> Result<(), End> {
-        let mut burst = Vec::new();
+        let mut burst = Vec::with_capacity(self.last_burst);
         let mut next = Some(first);
         let mut end = None;
         while let Some(delivery) = next {
@@ -391,6 +394,7 @@ impl Owner {
                 None => None,
             };
         }
+        self.last_burst = burst.len();
         if !burst.is_empty() {
             self.sink.deliver(burst);
         }
@@ -418,7 +422,7 @@ impl Owner {
 
     /// Looks whether jobs wait although this line has room and is given none. A queue that was deleted and declared again
     /// forgets its consumers without a word to them, and then only a new one is given anything.
-    async fn look(&self, channel: &Channel, consumer: Consumer, window: &mut Window) -> Result<Consumer, End> {
+    async fn look(&mut self, channel: &Channel, consumer: Consumer, window: &mut Window) -> Result<Consumer, End> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let call = channel.queue_declare(self.queue.clone(), options, FieldTable::default());
         let queue = within(call).await.map_err(|error| End::Lost(chain(&error)))?;
@@ -432,7 +436,7 @@ impl Owner {
     /// The broker applies a prefetch to consumers that begin after it, so the consumer is changed and not the channel:
     /// tags stay good.
     async fn change_prefetch(
-        &self,
+        &mut self,
         channel: &Channel,
         consumer: Consumer,
         window: &mut Window,
@@ -444,7 +448,7 @@ impl Owner {
     }
 
     /// Ends the consumer. What it was given before the broker's answer is handed on.
-    async fn cancel(&self, channel: &Channel, mut consumer: Consumer, window: &mut Window) -> Result<(), End> {
+    async fn cancel(&mut self, channel: &Channel, mut consumer: Consumer, window: &mut Window) -> Result<(), End> {
         let call = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         within(call).await.map_err(|error| End::Lost(chain(&error)))?;
         // The stream ends with what came before the answer.
