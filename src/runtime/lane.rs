@@ -188,3 +188,87 @@ fn unrecordable(culprit: &Completion, body: Bytes, policy: &Policy, cause: &str)
 }
 
 const UNRECORDABLE: &str = "unrecordable";
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, sync::atomic::AtomicUsize};
+
+    use tokio::{runtime::Handle, sync::Notify, time::timeout};
+    use uuid::Uuid;
+    use warren_workers::probe::Probe;
+
+    use super::*;
+    use crate::{
+        id::{Minter, Secret},
+        job::Envelope,
+        runtime::{executor::Shared, registry::Registry},
+        sqlite::{Database, Use},
+        store::{postgres::Postgres, sqlite::Sqlite},
+    };
+
+    fn executor(gathering: Arc<Gathering<Finished>>, gate: Arc<Gate>) -> Arc<Executor> {
+        let registry = Registry::default().register(Probe).expect("a worker");
+        let (kind, registered) = registry.iter().next().expect("a kind");
+        let secret = |digit: &str| digit.repeat(64).parse::<Secret>().expect("64 digits");
+        let shared = Shared {
+            jobs: Handle::current(),
+            drivers: 1,
+            threads: 1,
+            lost: Arc::new(AtomicUsize::new(0)),
+            finished: gathering,
+            gate,
+            minter: Arc::new(Minter::new(&secret("1"), &[secret("2")]).expect("random start")),
+            children: None,
+            tombstones: Arc::default(),
+            unknown_version: Duration::ZERO,
+            settled: Notify::new(),
+        };
+        Arc::new(Executor::new(kind.clone(), registered, Arc::new(shared)))
+    }
+
+    fn finish(executor: &Arc<Executor>, gathering: &Gathering<Finished>, id: Uuid) {
+        let envelope = Envelope::new(id, executor.kind().clone(), 1, 0);
+        let key = (id, envelope.run);
+        let outcome = Outcome::Succeeded { output: Vec::new(), follow_ups: Vec::new() };
+        let completion = Completion { envelope, body: None, outcome };
+        gathering.push(Finished { completion, body: Bytes::new(), key, executor: executor.clone() });
+    }
+
+    /// Waits for something that comes by itself.
+    async fn until<T>(what: impl AsyncFn() -> Option<T>) -> T {
+        let comes = async {
+            loop {
+                match what().await {
+                    Some(come) => return come,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        timeout(Duration::from_secs(20), comes).await.expect("it comes")
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_does_not_reach_its_database_keeps_no_other_waiting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(folder.path(), Use::Owner).await.expect("a database");
+        let store: Arc<dyn Store> = Arc::new(Sqlite::new(Arc::new(database)));
+        store.migrate().await.expect("a schema");
+        // Nobody listens there any more.
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let away = Postgres::new(format!("postgres://nobody@127.0.0.1:{port}/none").parse().expect("a URL"));
+        let (gathering, gate) = (Arc::new(Gathering::new(2)), Arc::<Gate>::default());
+        let executor = executor(gathering.clone(), gate.clone());
+        let begin = |number, record: &dyn Store| {
+            let lane = Lane { number, gathering: gathering.clone() };
+            tokio::spawn(lane.run(record.lane(), gate.clone(), store.clone()))
+        };
+        let [held, next] = [1, 2].map(Uuid::from_u128);
+        finish(&executor, &gathering, held);
+        begin(0, &away);
+        until(async || gate.missing_for()).await;
+        finish(&executor, &gathering, next);
+        begin(1, store.as_ref());
+        let known = until(async || store.lookup(&[held, next]).await.expect("it answers").pop()).await;
+        assert_eq!(known.id, next);
+    }
+}

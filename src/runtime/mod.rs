@@ -188,11 +188,10 @@ impl Runtime {
         settings: Settings,
     ) -> Self {
         let (mut watched, mut lookups, mut senders) = (Vec::new(), Vec::new(), Vec::new());
-        let lines = prefetch::lines(self.shared.finished.lanes(), registry.iter().count());
         for (kind, registered) in registry.iter() {
             let executor = Arc::new(Executor::new(kind.clone(), registered, self.shared.clone()));
             let (sender, waiting) = intake::Lookups::new();
-            let prefetch = Prefetch::new(&registered.policy, lines, std::time::Instant::now());
+            let prefetch = Prefetch::new(&registered.policy, self.shared.finished.lanes(), std::time::Instant::now());
             let lines = (0..prefetch.lines()).map(|line| {
                 let sink = Arc::new(Intake::new(line, executor.clone(), sender.clone()));
                 broker.subscribe(kind, prefetch.per_line(), sink)

@@ -111,12 +111,6 @@ impl Prefetch {
     }
 }
 
-/// How many lines each of so many kinds has: all together as many as there are lanes. With more of them each is given fewer
-/// jobs at a time, and every group has its own wake-ups and its own acknowledgement.
-pub(super) fn lines(lanes: usize, kinds: usize) -> usize {
-    lanes.div_ceil(kinds.max(1))
-}
-
 /// What of its bytes each kind may have, from 0 to 1, when all kinds together would have this many.
 pub(super) fn share(all_bytes: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
@@ -130,11 +124,6 @@ mod tests {
 
     fn policy(concurrency: usize, timeout_s: u64) -> Policy {
         Policy { concurrency, timeout: Duration::from_secs(timeout_s), ..Policy::default() }
-    }
-
-    #[test]
-    fn the_kinds_of_a_process_share_as_many_lines_as_there_are_lanes() {
-        assert_eq!([1, 2, 3, 4, 50].map(|kinds| lines(4, kinds)), [4, 2, 2, 1, 1]);
     }
 
     #[test]

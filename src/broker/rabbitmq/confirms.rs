@@ -8,6 +8,7 @@
 //! answer to a question that is asked after it shows.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
@@ -17,7 +18,9 @@ use std::{
 };
 
 use futures_util::{Stream as _, future::poll_fn, stream::FuturesUnordered};
-use lapin::{BasicProperties, Channel, Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
+use lapin::{
+    BasicProperties, Channel, Confirmation, PublisherConfirm, message::BasicReturnMessage, options::BasicPublishOptions,
+};
 
 use super::{
     addresses::Address,
@@ -25,13 +28,29 @@ use super::{
 };
 
 /// What the broker says of the message with this number.
-pub(super) type Told = (u64, lapin::Result<Confirmation>);
+pub(super) type Told = (u64, lapin::Result<Confirmed>);
 
-/// Messages that are on their way.
-pub(super) struct Confirms<F> {
-    sent: FuturesUnordered<F>,
-    told: Vec<Told>,
+/// A confirm without what came back: that is large, and hardly ever there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    Ack,
+    Nack,
+    /// The channel is not in confirm mode.
+    NotRequested,
+}
+
+/// Messages that are on their way: first they are written, then they are confirmed.
+pub(super) struct Confirms<W, C> {
+    /// Those that are not written, in their order. To publish one takes a large future, which is gone as soon as it is
+    /// written; as long as all of them lay about until they were confirmed, they alone filled a core's cache.
+    unwritten: VecDeque<(u64, Pin<Box<W>>)>,
+    /// How many of those, from the beginning, are with lapin.
+    published: usize,
+    written: FuturesUnordered<Confirm<C>>,
+    told: Vec<Heard>,
     doubted: Vec<Told>,
+    /// Those that could not be published. Told last: what the broker has said by then is still true, and says more.
+    failed: Vec<Told>,
     woken: Arc<Woken>,
     waker: Waker,
     /// Whoever waits here waits for confirms: that a message was written does not wake him.
@@ -39,14 +58,21 @@ pub(super) struct Confirms<F> {
     patient_waker: Waker,
 }
 
-impl<F: Future<Output = Told>> Confirms<F> {
+impl<W, C> Confirms<W, C>
+where
+    W: Future<Output = lapin::Result<C>>,
+    C: Future<Output = lapin::Result<Confirmation>> + Unpin,
+{
     /// None yet, over a connection with these wake-ups.
     pub(super) fn new(wakes: &Wakes) -> Self {
         let (woken, patient) = (Arc::new(Woken::default()), wakes.patient());
         Self {
-            sent: FuturesUnordered::new(),
+            unwritten: VecDeque::new(),
+            published: 0,
+            written: FuturesUnordered::new(),
             told: Vec::new(),
             doubted: Vec::new(),
+            failed: Vec::new(),
             waker: woken.clone().into(),
             woken,
             patient_waker: patient.clone().into(),
@@ -55,8 +81,8 @@ impl<F: Future<Output = Told>> Confirms<F> {
     }
 
     /// Another message, which is published when it is next asked for confirms.
-    pub(super) fn push(&mut self, message: F) {
-        self.sent.push(message);
+    pub(super) fn push(&mut self, number: u64, message: W) {
+        self.unwritten.push_back((number, Box::pin(message)));
     }
 
     /// Waits until something was told.
@@ -64,11 +90,13 @@ impl<F: Future<Output = Told>> Confirms<F> {
         poll_fn(|context| {
             if self.told.is_empty() {
                 self.patient.register(context.waker());
+                self.publish();
                 let context = &mut Context::from_waker(&self.patient_waker);
-                match Pin::new(&mut self.sent).poll_next(context) {
-                    Poll::Ready(Some(told)) => self.told.push(told),
-                    // Nothing is on its way.
-                    Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                match Pin::new(&mut self.written).poll_next(context) {
+                    Poll::Ready(Some(heard)) => self.told.push(heard),
+                    // Unless one failed: none of them waits for a confirm, or it waits for it.
+                    Poll::Ready(None) | Poll::Pending if self.failed.is_empty() => return Poll::Pending,
+                    Poll::Ready(None) | Poll::Pending => {}
                 }
             }
             Poll::Ready(())
@@ -78,11 +106,22 @@ impl<F: Future<Output = Told>> Confirms<F> {
 
     /// Publishes what is new, and takes in all that was told by now.
     pub(super) fn take_in(&mut self) {
+        self.publish();
+        loop {
+            self.take_in_confirms();
+            // One that was written meanwhile may be confirmed by now, with what came back of one that was taken in just now.
+            if !self.publish() {
+                return;
+            }
+        }
+    }
+
+    fn take_in_confirms(&mut self) {
         let context = &mut Context::from_waker(&self.waker);
         loop {
             self.woken.0.store(false, SeqCst);
-            match Pin::new(&mut self.sent).poll_next(context) {
-                Poll::Ready(Some(told)) => self.told.push(told),
+            match Pin::new(&mut self.written).poll_next(context) {
+                Poll::Ready(Some(heard)) => self.told.push(heard),
                 Poll::Ready(None) => return,
                 // It may only have paused, to let others run, with more to come: it says so by waking whoever asks.
                 Poll::Pending if self.woken.0.load(SeqCst) => {}
@@ -91,20 +130,52 @@ impl<F: Future<Output = Told>> Confirms<F> {
         }
     }
 
+    /// Publishes what is new, in its order, and waits for the confirms of what has been written. Answers whether anything
+    /// has.
+    fn publish(&mut self) -> bool {
+        let Self { unwritten, published, written, failed, patient_waker, .. } = self;
+        let context = &mut Context::from_waker(patient_waker);
+        let mut any = false;
+        let mut wrote = |number, confirm| {
+            any = true;
+            match confirm {
+                Ok(confirm) => written.push(Confirm { number, confirm }),
+                Err(error) => failed.push((number, Err(error))),
+            }
+        };
+        // lapin writes in order: behind one that is not written there is none that is.
+        while *published > 0
+            && let Some((number, message)) = unwritten.front_mut()
+            && let Poll::Ready(confirm) = message.as_mut().poll(context)
+        {
+            wrote(*number, confirm);
+            unwritten.pop_front();
+            *published -= 1;
+        }
+        while let Some((number, message)) = unwritten.get_mut(*published) {
+            match message.as_mut().poll(context) {
+                Poll::Pending => *published += 1,
+                // The channel is gone: hardly ever.
+                Poll::Ready(confirm) => {
+                    wrote(*number, confirm);
+                    unwritten.remove(*published);
+                }
+            }
+        }
+        any
+    }
+
     /// Takes in all that was told by now, and gives it out, with what came back. What is doubted is kept.
     pub(super) fn hear(&mut self, heard: &mut Vec<Told>) -> Vec<BasicReturnMessage> {
         self.take_in();
-        let mut returned = Vec::new();
-        for (number, mut told) in self.told.drain(..) {
-            let message = match &mut told {
-                Ok(Confirmation::Ack(message) | Confirmation::Nack(message)) => message.take(),
-                _ => None,
-            };
-            let to = if message.is_some() { &mut self.doubted } else { &mut *heard };
-            to.push((number, told));
-            returned.extend(message);
+        let mut came_back = Vec::new();
+        for Heard { told, returned } in self.told.drain(..) {
+            let to = if returned.is_some() { &mut self.doubted } else { &mut *heard };
+            to.push(told);
+            came_back.extend(returned.map(|message| *message));
         }
-        returned
+        heard.append(&mut self.failed);
+        came_back
     }
 
     /// Those that are doubted. They can be believed when what is asked from now on was answered and heard.
@@ -113,20 +184,43 @@ impl<F: Future<Output = Told>> Confirms<F> {
     }
 }
 
-/// Publishes one message and waits for its confirm.
-pub(super) async fn send(
+/// Publishes one message. It is with lapin once this was first polled, and written when it is ready.
+pub(super) async fn publish(
     channel: &Channel,
     Address { exchange, key }: Address,
     body: Vec<u8>,
     properties: BasicProperties,
-    number: u64,
-) -> Told {
+) -> lapin::Result<PublisherConfirm> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let confirmed = match channel.basic_publish(exchange, key, options, &body, properties).await {
-        Ok(confirm) => confirm.await,
-        Err(error) => Err(error),
-    };
-    (number, confirmed)
+    channel.basic_publish(exchange, key, options, &body, properties).await
+}
+
+/// The confirm of one message.
+struct Confirm<C> {
+    number: u64,
+    confirm: C,
+}
+
+/// A confirm that was told, and what came back with it.
+struct Heard {
+    told: Told,
+    returned: Option<Box<BasicReturnMessage>>,
+}
+
+impl<C: Future<Output = lapin::Result<Confirmation>> + Unpin> Future for Confirm<C> {
+    type Output = Heard;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Heard> {
+        Pin::new(&mut self.confirm).poll(context).map(|confirmed| {
+            let (confirmed, returned) = match confirmed {
+                Ok(Confirmation::Ack(returned)) => (Ok(Confirmed::Ack), returned),
+                Ok(Confirmation::Nack(returned)) => (Ok(Confirmed::Nack), returned),
+                Ok(Confirmation::NotRequested) => (Ok(Confirmed::NotRequested), None),
+                Err(error) => (Err(error), None),
+            };
+            Heard { told: (self.number, confirmed), returned: returned.map(Box::new) }
+        })
+    }
 }
 
 /// Whether whoever asks was woken while he asked.
@@ -140,113 +234,4 @@ impl Wake for Woken {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use lapin::message::Delivery;
-
-    use super::*;
-
-    /// A confirm that is there after so many turns, with a message that came back hung on it.
-    async fn confirm(number: u64, turns: usize, with: Option<&str>) -> Told {
-        let mut left = turns;
-        poll_fn(|context| {
-            if left == 0 {
-                return Poll::Ready(());
-            }
-            left -= 1;
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-        let came_back = |key: &str| BasicReturnMessage {
-            delivery: Delivery::mock(0, "".into(), key.into(), false, Vec::new()),
-            reply_code: 312,
-            reply_text: "NO_ROUTE".into(),
-        };
-        (number, Ok(Confirmation::Ack(with.map(came_back))))
-    }
-
-    #[tokio::test]
-    async fn whatever_is_there_is_heard_together_with_what_came_back_of_it() {
-        let mut confirms = Confirms::new(&Wakes::default());
-        // The one whose message came back is told first, and the one that it hangs on last of all.
-        for number in 0..50 {
-            let is_last = number == 49;
-            confirms.push(confirm(number, usize::from(number > 0), is_last.then_some("the first's queue")));
-        }
-        confirms.some().await;
-        let mut heard = Vec::new();
-        let came_back = confirms.hear(&mut heard);
-        assert_eq!(heard.len(), 49);
-        assert!(heard.drain(..).all(|(number, told)| number < 49 && told == Ok(Confirmation::Ack(None))));
-        let keys: Vec<_> = came_back.iter().map(|message| message.delivery.routing_key.as_str()).collect();
-        assert_eq!(keys, ["the first's queue"]);
-        assert!(confirms.hear(&mut heard).is_empty() && heard.is_empty(), "each is heard once");
-    }
-
-    #[test]
-    fn who_waits_is_woken_by_a_confirm_and_not_by_what_was_written() {
-        let (wakes, woken) = (Wakes::default(), Arc::<Woken>::default());
-        let mut confirms = Confirms::new(&wakes);
-        let waker = woken.clone().into();
-        let context = &mut Context::from_waker(&waker);
-        let is_woken = || woken.0.swap(false, SeqCst);
-        let mut is_told = |confirms: &mut Confirms<_>| {
-            loop {
-                let is_told = std::pin::pin!(confirms.some()).poll(context).is_ready();
-                // When it has seen all of them it comes once more by itself.
-                if is_told || !is_woken() {
-                    return is_told;
-                }
-            }
-        };
-        let message = |number| {
-            let (write, written) = tokio::sync::oneshot::channel::<()>();
-            let (tell, told) = tokio::sync::oneshot::channel::<()>();
-            let sent = async move {
-                written.await.expect("it is written");
-                told.await.expect("it is told");
-                (number, Ok(Confirmation::Ack(None)))
-            };
-            (write, tell, sent.boxed())
-        };
-        let (write, tell, sent) = message(1);
-        confirms.push(sent);
-        assert!(!is_told(&mut confirms));
-        wakes.tell_what_was_written();
-        write.send(()).expect("it waits");
-        wakes.let_go();
-        assert!(!is_woken(), "it was only written");
-        wakes.put_off();
-        tell.send(()).expect("it waits");
-        wakes.let_go();
-        assert!(is_woken() && is_told(&mut confirms));
-        confirms.hear(&mut Vec::new());
-        // That it is written may also be found by whoever comes for something else.
-        let (write, tell, sent) = message(2);
-        confirms.push(sent);
-        assert!(!is_told(&mut confirms));
-        write.send(()).expect("it waits");
-        assert!(is_woken() && !is_told(&mut confirms));
-        tell.send(()).expect("it waits");
-        assert!(is_woken() && is_told(&mut confirms));
-    }
-
-    #[tokio::test]
-    async fn one_with_something_on_it_is_doubted_for_its_own_may_hang_on_one_that_is_told_later() {
-        let mut confirms = Confirms::new(&Wakes::default());
-        let (tell, told) = tokio::sync::oneshot::channel();
-        // Both came back, and were confirmed together: the second is told first, with what came back of the first.
-        confirms.push(confirm(1, 0, Some("the first's queue")).boxed());
-        confirms.push(async { told.await.expect("told") }.boxed());
-        confirms.some().await;
-        let mut heard = Vec::new();
-        assert_eq!(confirms.hear(&mut heard).len(), 1);
-        assert!(heard.is_empty(), "{heard:?}");
-        assert_eq!(confirms.doubted(), [(1, Ok(Confirmation::Ack(None)))]);
-        assert!(confirms.doubted().is_empty(), "it is doubted once");
-        tell.send(confirm(0, 0, Some("the second's queue")).await).expect("it is waited for");
-        assert_eq!(confirms.hear(&mut heard)[0].delivery.routing_key.as_str(), "the second's queue");
-        assert_eq!(confirms.doubted(), [(0, Ok(Confirmation::Ack(None)))]);
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ use futures_util::{
     future::{BoxFuture, OptionFuture},
 };
 use lapin::{
-    Channel, Confirmation,
+    Channel,
     message::BasicReturnMessage,
     options::{BasicQosOptions, ConfirmSelectOptions},
 };
@@ -26,7 +26,7 @@ use tracing::{error, warn};
 
 use super::{
     addresses::Addresses,
-    confirms::{Confirms, send},
+    confirms::{Confirmed, Confirms, publish},
     connection::{Link, LinkState, within},
     envelope,
     ledger::Ledger,
@@ -199,7 +199,7 @@ impl Owner {
                     }
                     let (address, properties) = (self.addresses.of(&envelope.kind), envelope::properties(&envelope));
                     let number = ledger.wrote(now, envelope.id, envelope.kind, answer);
-                    confirms.push(send(channel, address, body, properties, number));
+                    confirms.push(number, publish(channel, address, body, properties));
                 }
                 if room > 0 {
                     // Polled for the first time by this one task and in this order, so they are numbered in order; and
@@ -288,7 +288,7 @@ impl Owner {
                     Err(end) => return end,
                 };
                 if let Some(Again { address, body, properties, .. }) = returned.take(number) {
-                    confirms.push(send(channel, address, body, properties, number));
+                    confirms.push(number, publish(channel, address, body, properties));
                 } else if let Some(answer) = ledger.confirmed(number) {
                     answer.send(verdict);
                 }
@@ -311,11 +311,11 @@ impl Owner {
 }
 
 /// What a confirm means for its own job; the error is one of the whole channel.
-fn verdict(channel: &Channel, confirmed: lapin::Result<Confirmation>) -> Result<Result<(), PublishError>, End> {
+fn verdict(channel: &Channel, confirmed: lapin::Result<Confirmed>) -> Result<Result<(), PublishError>, End> {
     match confirmed {
-        Ok(Confirmation::Ack(_)) => Ok(Ok(())),
-        Ok(Confirmation::Nack(_)) => Ok(Err(PublishError::Refused)),
-        Ok(Confirmation::NotRequested) => Err(End::GivenUp("the channel is not in confirm mode".into())),
+        Ok(Confirmed::Ack) => Ok(Ok(())),
+        Ok(Confirmed::Nack) => Ok(Err(PublishError::Refused)),
+        Ok(Confirmed::NotRequested) => Err(End::GivenUp("the channel is not in confirm mode".into())),
         // The broker's own end of a channel says nothing against its connection.
         Err(error) if !channel.status().connected() => Err(End::Lost(chain(&error))),
         Err(error) => Err(End::GivenUp(chain(&error))),

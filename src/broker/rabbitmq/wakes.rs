@@ -151,7 +151,10 @@ impl Wake for Patient {
         let mut state = self.wakes.lock();
         // What another thread tells meanwhile is something else.
         if state.telling.is_some_and(|telling| telling == thread::current().id()) {
-            state.patient.push(self.clone());
+            // It is told of every message.
+            if !state.patient.iter().any(|patient| Arc::ptr_eq(patient, self)) {
+                state.patient.push(self.clone());
+            }
             drop(state);
             // Its bytes are the system's, and nothing was read since.
             crash_point!("broker: published, not confirmed");
@@ -282,6 +285,23 @@ pub(super) mod tests {
         waker.wake_by_ref();
         wakes.end();
         assert_eq!(woken(), 1, "nothing will be read");
+    }
+
+    #[test]
+    fn of_all_that_was_written_each_who_waits_is_noted_once() {
+        let wakes = Wakes::default();
+        let patients = [wakes.patient(), wakes.patient()];
+        let counts = [Arc::<Count>::default(), Arc::default()];
+        for (patient, count) in patients.iter().zip(&counts) {
+            patient.register(&count.clone().into());
+        }
+        wakes.tell_what_was_written();
+        for patient in patients.iter().cycle().take(6) {
+            Waker::from(patient.clone()).wake();
+        }
+        assert_eq!(wakes.lock().patient.len(), 2);
+        wakes.end();
+        assert_eq!(counts.map(|count| count.0.load(SeqCst)), [1, 1]);
     }
 
     #[test]
