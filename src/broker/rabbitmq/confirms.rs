@@ -49,7 +49,7 @@ pub(super) struct Confirms<W, C> {
     written: FuturesUnordered<Confirm<C>>,
     told: Vec<Heard>,
     doubted: Vec<Told>,
-    /// Those that could not be published. Told last: what the broker has said by then is still true, and says more.
+    /// Those that could not be published, told last of all: why is said better by the errors of those that could.
     failed: Vec<Told>,
     woken: Arc<Woken>,
     waker: Waker,
@@ -143,7 +143,8 @@ where
                 Err(error) => failed.push((number, Err(error))),
             }
         };
-        // lapin writes in order: behind one that is not written there is none that is.
+        // lapin writes in order: behind one that is not written there is none that is. One there that cannot be written any
+        // more is told of with it, for then the whole channel is gone.
         while *published > 0
             && let Some((number, message)) = unwritten.front_mut()
             && let Poll::Ready(confirm) = message.as_mut().poll(context)
@@ -165,15 +166,22 @@ where
         any
     }
 
-    /// Takes in all that was told by now, and gives it out, with what came back. What is doubted is kept.
+    /// Takes in all that was told by now, and gives it out, with what came back. What is doubted is kept. Errors come last:
+    /// they are of the whole channel, and what was confirmed before is confirmed all the same.
     pub(super) fn hear(&mut self, heard: &mut Vec<Told>) -> Vec<BasicReturnMessage> {
         self.take_in();
         let mut came_back = Vec::new();
+        let mut errors = Vec::new();
         for Heard { told, returned } in self.told.drain(..) {
-            let to = if returned.is_some() { &mut self.doubted } else { &mut *heard };
+            let to = match &told {
+                (_, Err(_)) => &mut errors,
+                _ if returned.is_some() => &mut self.doubted,
+                _ => &mut *heard,
+            };
             to.push(told);
             came_back.extend(returned.map(|message| *message));
         }
+        heard.append(&mut errors);
         heard.append(&mut self.failed);
         came_back
     }

@@ -97,38 +97,49 @@ fn messages_are_published_in_the_order_in_which_they_were_pushed() {
 #[test]
 fn one_that_is_written_while_others_are_taken_in_is_taken_in_with_them() {
     let mut confirms = Confirms::new(&Wakes::default());
-    let (write, written_then) = oneshot::channel::<()>();
-    // The second is written, and both are confirmed, while the confirm of the first is taken in; what came back of the
-    // first hangs on the confirm of the second.
-    let first = written(async {
+    let [(write_second, second_written), (write_third, third_written)] = [(); 2].map(|()| oneshot::channel::<()>());
+    // Each is written, and confirmed, while the confirm of the one before is taken in; what came back of the first hangs on
+    // the confirm of the last.
+    let told_once_it_tells = |write: oneshot::Sender<()>| async move {
         write.send(()).expect("it waits");
         Ok(Confirmation::Ack(None))
-    });
-    let second = async {
-        written_then.await.expect("it is written");
+    };
+    let second = async move {
+        second_written.await.expect("it is written");
+        written(told_once_it_tells(write_third)).await
+    };
+    let third = async {
+        third_written.await.expect("it is written");
         written(confirm(0, Some("the first's queue"))).await
     };
-    confirms.push(1, second.boxed());
+    confirms.push(2, second.boxed());
+    confirms.push(3, third.boxed());
     confirms.take_in();
-    confirms.push(0, first);
-    let came_back = confirms.hear(&mut Vec::new());
-    assert_eq!(came_back.len(), 1);
+    confirms.push(1, written(told_once_it_tells(write_second)));
+    assert_eq!(confirms.hear(&mut Vec::new()).len(), 1);
 }
 
 #[test]
-fn what_was_confirmed_is_told_before_what_could_not_be_published() {
+fn what_was_confirmed_is_told_before_what_was_lost_and_that_before_what_could_not_be_published() {
     let mut confirms = Confirms::new(&Wakes::default());
+    let error = || lapin::Error::from(lapin::ErrorKind::FutureCompleted);
+    let (lose, lost) = oneshot::channel::<()>();
     let (write, tell, message) = two_steps();
-    confirms.push(1, message);
+    let waits = async move {
+        lost.await.expect("it waits");
+        Err(error())
+    };
+    confirms.push(1, written(waits));
+    confirms.push(2, message);
     confirms.take_in();
     write.send(()).expect("it waits");
-    confirms.take_in();
     tell.send(()).expect("it waits");
-    confirms.push(2, async { Err(lapin::ErrorKind::FutureCompleted.into()) }.boxed());
+    lose.send(()).expect("it waits");
+    confirms.push(3, ready(Err(error())).boxed());
     assert!(confirms.some().now_or_never().is_some());
     let mut heard = Vec::new();
     confirms.hear(&mut heard);
-    assert!(matches!(heard.as_slice(), [(1, Ok(Confirmed::Ack)), (2, Err(_))]), "{heard:?}");
+    assert!(matches!(heard.as_slice(), [(2, Ok(Confirmed::Ack)), (1, Err(_)), (3, Err(_))]), "{heard:?}");
 }
 
 #[test]
