@@ -106,7 +106,6 @@ where
 
     /// Publishes what is new, and takes in all that was told by now.
     pub(super) fn take_in(&mut self) {
-        self.publish();
         loop {
             self.take_in_confirms();
             // One that was written meanwhile may be confirmed by now, with what came back of one that was taken in just now.
