@@ -3,7 +3,7 @@
 //! Read, submitted and answered piece by piece: the request is never held whole, and of the answer only what a client has
 //! not read yet. Every item is answered for itself, in order, and a bad one spoils no other.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use axum::{
     body::Body,
@@ -40,6 +40,12 @@ const MOST: usize = 100_000;
 const LONGEST: usize = MAX_BYTES + 4096;
 /// How many are submitted at once.
 const AT_ONCE: usize = 500;
+/// How much of a request is awaited before its items are submitted, if its sender has said that so much comes. They come in
+/// by a few kilobytes, and those that wait for the broker keep all behind them waiting; who has not said how long his request
+/// is may want an answer before he sends more.
+const TOGETHER: usize = 64 << 10;
+/// About how long the answer to an item is that was taken.
+const VERDICT: usize = 128;
 /// How long a request may be, unpacked.
 const WHOLE: usize = 256 << 20;
 
@@ -47,7 +53,8 @@ const WHOLE: usize = 256 << 20;
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Item<'a> {
-    kind: String,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
     #[serde(borrow, default)]
     #[schemars(with = "serde_json::Value")]
     body: Option<&'a RawValue>,
@@ -337,12 +344,13 @@ type Read = (Vec<Piece>, Result<(), Problem>);
 impl Batch {
     /// The next items, as they come in; `None` behind the last. `Err` before the first of them.
     async fn next(&mut self) -> Result<Option<Read>, Problem> {
-        let mut items = Vec::new();
-        while items.is_empty() {
+        let (mut items, mut held) = (Vec::new(), self.splitter.buffer.len());
+        while items.is_empty() || items.len() < AT_ONCE && held < TOGETHER && self.body.has_more_to_come() {
             let end = match self.body.next().await {
                 Ok(Some(data)) => {
-                    let held = self.room.hold(self.splitter.buffer.len() + data.len());
-                    held.and_then(|()| self.splitter.push(&data, &mut items))
+                    held += data.len();
+                    let room = self.room.hold(held);
+                    room.and_then(|()| self.splitter.push(&data, &mut items))
                 }
                 Ok(None) => {
                     let end = self.splitter.end(&mut items);
@@ -380,6 +388,7 @@ impl Batch {
             }
             for some in items.chunks(AT_ONCE) {
                 let verdicts = self.submit(some).await;
+                text.reserve(verdicts.len() * VERDICT);
                 for verdict in verdicts {
                     let taken = matches!(verdict, Verdict::Taken { .. });
                     *(if taken { &mut accepted } else { &mut refused }) += 1;

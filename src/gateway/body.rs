@@ -110,6 +110,11 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Incoming<B> {
         }
     }
 
+    /// Whether more of it is here, or its sender has said that more comes.
+    pub(super) fn has_more_to_come(&self) -> bool {
+        !self.packed.is_empty() || self.body.size_hint().exact().is_some_and(|left| left > 0)
+    }
+
     /// What comes in next, as it is.
     async fn receive(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {

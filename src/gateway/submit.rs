@@ -138,6 +138,10 @@ impl<T> Default for Jobs<T> {
 }
 
 impl<T> Jobs<T> {
+    fn with_room_for(jobs: usize) -> Self {
+        Self { promised: Vec::with_capacity(jobs), jobs: Vec::with_capacity(jobs) }
+    }
+
     fn push(&mut self, place: usize, promised: Promised, job: T) {
         self.promised.push((place, promised));
         self.jobs.push(job);
@@ -214,7 +218,9 @@ impl Gateway {
     pub(super) async fn take_all(&self, checked: Vec<Result<Checked, Problem>>) -> Vec<Result<Submitted, Problem>> {
         // As in `take`.
         let (mut room, mut bytes) = (Room::default(), 0);
-        let (mut now, mut later, mut taken) = (Jobs::default(), Jobs::default(), Vec::with_capacity(checked.len()));
+        // Most are for now.
+        let (mut now, mut later) = (Jobs::with_room_for(checked.len()), Jobs::default());
+        let mut taken = Vec::with_capacity(checked.len());
         for (place, checked) in checked.into_iter().enumerate() {
             let held = checked.and_then(|checked| room.hold(bytes + checked.body.len()).map(|()| checked));
             match held.map(|checked| self.way(checked)) {

@@ -4,10 +4,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
 
 use crate::harness::{
     http::{Http, parts},
     process::{Installation, Up},
+    wire::connect,
 };
 
 fn open() -> (Installation, Up, Http) {
@@ -122,6 +127,73 @@ async fn ten_thousand_jobs_in_one_request_are_all_taken() {
     assert_eq!(text.lines().filter(|line| line.contains("\"status\":202")).count(), 10_000);
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     http.job_in(last["id"].as_str().unwrap(), "succeeded").await;
+}
+
+/// A request for many jobs, its head without what says how long it is, and the pieces in which it is answered.
+struct Pieces(BufReader<TcpStream>);
+
+impl Pieces {
+    async fn ask(up: &Up, rest_of_head: &str, body: &str) -> Self {
+        let head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n";
+        let mut pieces = Self(BufReader::new(connect(up).await));
+        pieces.send(&format!("{head}{rest_of_head}\r\n\r\n{body}")).await;
+        pieces
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn head(&mut self) {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            self.0.read_line(&mut head).await.unwrap();
+        }
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+
+    async fn next(&mut self) -> String {
+        let length = usize::from_str_radix(&self.line().await, 16).unwrap();
+        let mut piece = vec![0; length];
+        self.0.read_exact(&mut piece).await.unwrap();
+        assert_eq!(self.line().await, "");
+        String::from_utf8(piece).unwrap()
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_said_how_long_his_request_is_has_its_items_submitted_together() {
+    let (_installation, up, _http) = open();
+    let item = format!("{{\"kind\":\"warren.probe\"{}}}\n", " ".repeat(400));
+    let lines = item.repeat(100);
+    // More than is read at a time, even if nothing came between the halves.
+    let (first, second) = lines.split_at(lines.len() / 2);
+    let mut answer = Pieces::ask(&up, &format!("Content-Length: {}", lines.len()), first).await;
+    answer.send(second).await;
+    answer.head().await;
+    let piece = answer.next().await;
+    assert_eq!((piece.matches("\"status\":202").count(), piece.lines().count()), (100, 100), "{piece}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_said_it_is_answered_before_he_sends_more() {
+    let (_installation, up, _http) = open();
+    let item = "{\"kind\":\"warren.probe\"}\n";
+    let chunk = format!("{:x}\r\n{item}\r\n", item.len());
+    let mut answer = Pieces::ask(&up, "Transfer-Encoding: chunked", &chunk).await;
+    answer.head().await;
+    let taken = |index: usize| format!("{{\"index\":{index},\"status\":202,");
+    let piece = answer.next().await;
+    assert!(piece.starts_with(&taken(0)), "{piece}");
+    answer.send(&chunk).await;
+    let piece = answer.next().await;
+    assert!(piece.starts_with(&taken(1)), "{piece}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,16 @@ impl Link {
         self.state.borrow().clone()
     }
 
+    /// Whether there is a connection that takes what is published.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Up(_))
+    }
+
+    /// Whether there is a connection on which the broker takes nothing.
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Blocked(..))
+    }
+
     /// The present connection; waits until there is one. `None` once the link is closed.
     pub(super) async fn connection(&self) -> Option<Arc<Connection>> {
         let mut state = self.state.clone();

@@ -10,6 +10,7 @@ mod cork;
 mod envelope;
 mod ledger;
 pub mod management;
+mod producer;
 mod publish;
 mod returned;
 mod settle;
@@ -19,28 +20,20 @@ mod watch;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use tokio::sync::watch as channel;
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-use self::{
-    addresses::Addresses,
-    connection::{Link, LinkState},
-    consume::Line,
-    publish::Broken,
-    topology::{Names, Piece, Plan, TopologyError},
-    watch::Questions,
-};
 pub use self::{
     connection::{AmqpUrl, BadAmqpUrl},
     management::{Management, ManagementUrl},
+    producer::Producer,
     settle::Window,
 };
+use self::{
+    connection::{Link, LinkState},
+    consume::Line,
+    topology::{Names, Piece, Plan, TopologyError},
+};
 use crate::{
-    broker::{
-        Leftovers, Observe, Outgoing, Publish, Publishing, PublishingAll, Sink, Subscribe, Subscription, way_in::WayIn,
-    },
-    job::{Kind, chain},
+    broker::{Leftovers, Sink, Subscribe, Subscription},
+    job::Kind,
 };
 
 /// Which broker, and under which names.
@@ -65,95 +58,6 @@ impl Settings {
     /// The management API, if it is known and TLS can be set up.
     pub fn management(&self) -> Option<Management> {
         Management::new(self.management.clone()?, self.url.vhost()).ok()
-    }
-}
-
-/// The way into RabbitMQ, on a connection of its own.
-pub struct Producer {
-    link: Arc<Link>,
-    names: Names,
-    way_in: WayIn,
-    broken: Arc<Broken>,
-    questions: Arc<Questions>,
-    management: Option<Management>,
-    _watching: DropGuard,
-}
-
-impl Producer {
-    /// Begins to connect. Nothing is published before the queues of these kinds have been seen to stand. Must be called
-    /// within a tokio runtime.
-    pub fn open(settings: &Settings, kinds: &[Kind]) -> Self {
-        let link = Arc::new(Link::open(&settings.url, &format!("{} publish", settings.client)));
-        let names = Names::new(&settings.prefix);
-        let broken = Arc::new(channel::channel(Some("the queues have not been looked at yet".into())).0);
-        let addresses = Arc::new(Addresses::new(names.clone()));
-        let way_in = publish::open(link.clone(), addresses.clone(), broken.clone());
-        let questions = Arc::new(Questions::new(link.clone()));
-        let stop = CancellationToken::new();
-        let watching = questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken.clone(), addresses);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(watching));
-        let management = settings.management();
-        Self { link, names, way_in, broken, questions, management, _watching: stop.drop_guard() }
-    }
-}
-
-impl Publish for Producer {
-    fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll {
-        self.way_in.publish_all(jobs)
-    }
-
-    fn publish(&self, job: Outgoing) -> Publishing {
-        self.way_in.publish(job)
-    }
-
-    fn is_blocked(&self) -> bool {
-        matches!(self.link.state(), LinkState::Blocked(..))
-    }
-
-    fn health(&self) -> Result<(), String> {
-        // What is broken stays so while a new connection is made.
-        let broken = self.broken.borrow().clone();
-        let link = match self.link.state() {
-            LinkState::Up(_) => None,
-            LinkState::Blocked(_, reason) => Some(format!("the broker has blocked publishing: {reason}")),
-            LinkState::Down(reason) => Some(format!("no connection for publishing: {reason}")),
-        };
-        match (link, broken) {
-            (None, None) => Ok(()),
-            (Some(trouble), None) | (None, Some(trouble)) => Err(trouble),
-            (Some(link), Some(broken)) => Err(format!("{link}; {broken}")),
-        }
-    }
-}
-
-#[async_trait]
-impl Observe for Producer {
-    async fn depths(&self, kinds: &[Kind]) -> Result<Vec<u64>, String> {
-        if let LinkState::Down(reason) = self.link.state() {
-            return Err(reason);
-        }
-        self.questions.depths(&self.names, kinds).await
-    }
-
-    async fn limits(&self, kinds: &[Kind]) -> Result<(), String> {
-        let Some(management) = &self.management else {
-            return Err(
-                "whether queues are bounded cannot be told: set broker.management_url, or see to a policy with \
-                        max-length-bytes by yourself"
-                    .into(),
-            );
-        };
-        match management.unbounded(&self.names, kinds).await {
-            Ok(unbounded) if unbounded.is_empty() => Ok(()),
-            Ok(unbounded) => {
-                let kinds: Vec<_> = unbounded.iter().map(Kind::as_str).collect();
-                Err(format!(
-                    "the queues of these kinds are not bounded: {}; run `warren topology apply`",
-                    kinds.join(", ")
-                ))
-            }
-            Err(error) => Err(chain(&error)),
-        }
     }
 }
 

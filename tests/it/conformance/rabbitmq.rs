@@ -189,6 +189,51 @@ async fn a_connection_that_breaks_under_load_confuses_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_that_come_together_take_two_connections_in_turn_or_the_one_that_there_is() {
+    const MANY: usize = 100;
+    // A job's id, its type and its routing key take more.
+    const AT_LEAST: usize = 60;
+    let Some((prefix, proxy, producer)) = behind_a_proxy().await else { return };
+    let publish = async |jobs| {
+        let told = producer.publish_all((0..jobs).map(|_| outgoing(&first())).collect()).await;
+        (told == vec![Ok(()); jobs]).then_some(())
+    };
+    // Whether each connection has carried so many.
+    let carried = async |jobs| {
+        let before = proxy.said();
+        publish(jobs).await.expect("it is taken");
+        let said = proxy.said().into_iter().zip(before.into_iter().chain([0, 0]));
+        said.map(|(now, before)| now - before >= jobs * AT_LEAST).collect::<Vec<_>>()
+    };
+    assert_eq!(carried(1).await, [true]);
+    assert_eq!(carried(10).await, [true], "few need no second one");
+    until("the second one carries some", async || (carried(MANY).await == [false, true]).then_some(())).await;
+    assert_eq!(carried(MANY).await, [true, false]);
+    assert_eq!(carried(MANY).await, [false, true]);
+    assert_eq!(carried(10).await, [true, false], "few keep to the first");
+
+    proxy.refuse_new(true);
+    proxy.cut_only(1);
+    until("its loss is noticed", async || publish(MANY).await.and(publish(MANY).await)).await;
+    for _ in 0..4 {
+        assert_eq!(carried(MANY).await, [true, false]);
+    }
+    proxy.refuse_new(false);
+    until("it is there again", async || (carried(MANY).await == [false, false, true]).then_some(())).await;
+
+    proxy.refuse_new(true);
+    proxy.cut_only(0);
+    until("the loss of the first is noticed", async || producer.health().err()).await;
+    for jobs in [1, 10, MANY, MANY] {
+        assert_eq!(carried(jobs).await, [false, false, true]);
+    }
+    proxy.refuse_new(false);
+    until("all is well", async || producer.health().ok()).await;
+    assert_eq!(carried(1).await, [false, false, false, true]);
+    assert!(depth(&prefix, &first()).await >= 15 * 100, "all that was taken is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_with_nothing_to_catch_what_is_unroutable_takes_nothing_until_it_is_mended() {
     let Some((prefix, _proxy, producer)) = behind_a_proxy().await else { return };
     let (_connection, channel) = prefix.channel().await;

@@ -22,6 +22,7 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     faults: Arc<Faults>,
     cut: watch::Sender<u32>,
+    cut_only: watch::Sender<Option<usize>>,
 }
 
 #[derive(Default)]
@@ -32,6 +33,8 @@ struct Faults {
     refuse: AtomicBool,
     /// How late everything is that the server says, in milliseconds.
     late: AtomicU64,
+    /// How many bytes each client has said so far, in the order in which they came.
+    said: Mutex<Vec<usize>>,
     /// Once a client has said this, what the server says to it is thrown away, and the connection is cut.
     swallow_after: Mutex<Option<Vec<u8>>>,
 }
@@ -42,6 +45,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let (faults, (cut, cuts)) = (Arc::<Faults>::default(), watch::channel(0));
+        let (cut_only, only) = watch::channel(None);
         let shared = faults.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -49,10 +53,21 @@ impl Proxy {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
-                tokio::spawn(carry(client, server, shared.clone(), cuts.clone()));
+                let number = {
+                    let mut said = shared.said.lock().expect("no panic");
+                    said.push(0);
+                    said.len() - 1
+                };
+                let (carried, mut only) = (carry(client, server, number, shared.clone(), cuts.clone()), only.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = carried => {}
+                        _ = only.wait_for(|only| *only == Some(number)) => {}
+                    }
+                });
             }
         });
-        Self { port, faults, cut }
+        Self { port, faults, cut, cut_only }
     }
 
     /// Ends every connection.
@@ -60,9 +75,24 @@ impl Proxy {
         self.cut.send_modify(|cuts| *cuts += 1);
     }
 
+    /// Ends one connection, by its number from zero.
+    pub(crate) fn cut_only(&self, number: usize) {
+        self.cut_only.send_replace(Some(number));
+    }
+
+    /// How many bytes each client has said so far, in the order in which they came.
+    pub(crate) fn said(&self) -> Vec<usize> {
+        self.faults.said.lock().expect("no panic").clone()
+    }
+
+    /// Takes no more connections until told otherwise.
+    pub(crate) fn refuse_new(&self, refuse: bool) {
+        self.faults.refuse.store(refuse, SeqCst);
+    }
+
     /// Ends every connection, and takes no more until told otherwise.
     pub(crate) fn refuse(&self, refuse: bool) {
-        self.faults.refuse.store(refuse, SeqCst);
+        self.refuse_new(refuse);
         if refuse {
             self.cut();
         }
@@ -89,7 +119,13 @@ impl Proxy {
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, faults: Arc<Faults>, mut cuts: watch::Receiver<u32>) {
+async fn carry(
+    client: TcpStream,
+    server: TcpStream,
+    number: usize,
+    faults: Arc<Faults>,
+    mut cuts: watch::Receiver<u32>,
+) {
     cuts.mark_unchanged();
     _ = client.set_nodelay(true);
     _ = server.set_nodelay(true);
@@ -97,16 +133,17 @@ async fn carry(client: TcpStream, server: TcpStream, faults: Arc<Faults>, mut cu
     // Raised when the answer to what was just said is to be swallowed.
     let swallow = Arc::new(AtomicBool::new(false));
     tokio::select! {
-        () = say(from_client, to_server, &faults, &swallow) => {}
+        () = say(from_client, to_server, number, &faults, &swallow) => {}
         () = answer(from_server, to_client, &faults, &swallow) => {}
         _ = cuts.changed() => {}
     }
 }
 
-async fn say(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults, swallow: &AtomicBool) {
+async fn say(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, faults: &Faults, swallow: &AtomicBool) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
         let said = &bytes[..count];
+        faults.said.lock().expect("no panic")[number] += count;
         let matches = |wanted: &Vec<u8>| said.windows(wanted.len()).any(|window| window == wanted.as_slice());
         if faults.swallow_after.lock().expect("no panic").take_if(|wanted| matches(wanted)).is_some() {
             swallow.store(true, SeqCst);
