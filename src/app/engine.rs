@@ -64,7 +64,7 @@ impl Engine {
         }
     }
 
-    /// The way in for jobs of these kinds, on a connection of its own.
+    /// The way in for jobs of these kinds, on connections of its own.
     pub fn way_in(&self, kinds: &[Kind]) -> WayIn {
         match self {
             Self::Servers { servers, .. } => {

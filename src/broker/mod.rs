@@ -35,7 +35,7 @@ pub struct Outgoing {
     pub body: Vec<u8>,
 }
 
-/// The way in.
+/// The way in. To be published on within a tokio runtime.
 pub trait Publish: Send + Sync {
     /// Resolves when each job is durable, or with what is known otherwise, within [`CONFIRM_TIMEOUT`]. Answers in their
     /// order. None keeps another from being published.

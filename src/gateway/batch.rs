@@ -345,12 +345,14 @@ impl Batch {
     /// The next items, as they come in; `None` behind the last. `Err` before the first of them.
     async fn next(&mut self) -> Result<Option<Read>, Problem> {
         let (mut items, mut held) = (Vec::new(), self.splitter.buffer.len());
-        while items.is_empty() || items.len() < AT_ONCE && held < TOGETHER && self.body.has_more_to_come() {
+        while items.is_empty() || items.len() < AT_ONCE && held < TOGETHER && self.body.comes_soon() {
             let end = match self.body.next().await {
                 Ok(Some(data)) => {
-                    held += data.len();
-                    let room = self.room.hold(held);
-                    room.and_then(|()| self.splitter.push(&data, &mut items))
+                    let room = self.room.hold(held + data.len());
+                    let end = room.and_then(|()| self.splitter.push(&data, &mut items));
+                    // What is no item is not kept.
+                    held = if items.is_empty() { self.splitter.buffer.len() } else { held + data.len() };
+                    end
                 }
                 Ok(None) => {
                     let end = self.splitter.end(&mut items);
@@ -411,6 +413,9 @@ impl Batch {
                 self.write(&mut text, &verdict);
                 break;
             }
+            // Not to be held while the sender is waited for.
+            drop(items);
+            _ = self.room.hold(self.splitter.buffer.len());
             next = self.next().await.unwrap_or_else(|problem| Some((Vec::new(), Err(problem))));
         }
         if self.layout == Layout::Array {

@@ -110,9 +110,10 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Incoming<B> {
         }
     }
 
-    /// Whether more of it is here, or its sender has said that more comes.
-    pub(super) fn has_more_to_come(&self) -> bool {
-        !self.packed.is_empty() || self.body.size_hint().exact().is_some_and(|left| left > 0)
+    /// Whether the next piece, or the end, is here, or its sender has said that more comes.
+    pub(super) fn comes_soon(&self) -> bool {
+        let is_announced = || self.body.size_hint().exact().is_some_and(|left| left > 0);
+        !self.packed.is_empty() || self.body.is_end_stream() || is_announced()
     }
 
     /// What comes in next, as it is.

@@ -147,7 +147,7 @@ impl Pieces {
     async fn head(&mut self) {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            self.0.read_line(&mut head).await.unwrap();
+            assert_ne!(self.0.read_line(&mut head).await.unwrap(), 0, "it is closed: {head}");
         }
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     }
@@ -172,6 +172,7 @@ async fn who_has_said_how_long_his_request_is_has_its_items_submitted_together()
     let (_installation, up, _http) = open();
     let item = format!("{{\"kind\":\"warren.probe\"{}}}\n", " ".repeat(400));
     let lines = item.repeat(100);
+    let lines = lines.trim_end();
     // More than is read at a time, even if nothing came between the halves.
     let (first, second) = lines.split_at(lines.len() / 2);
     let mut answer = Pieces::ask(&up, &format!("Content-Length: {}", lines.len()), first).await;
@@ -179,6 +180,19 @@ async fn who_has_said_how_long_his_request_is_has_its_items_submitted_together()
     answer.head().await;
     let piece = answer.next().await;
     assert_eq!((piece.matches("\"status\":202").count(), piece.lines().count()), (100, 100), "{piece}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_item_takes_no_room_however_much_of_it_there_is() {
+    let (_installation, _up, http) = open();
+    let item = "{\"kind\":\"warren.probe\"}";
+    // More than all requests together may hold, in one line and in none.
+    let (long, blank) = ("x".repeat(70 << 20), "\n".repeat(70 << 20));
+    let lines = format!("{item}\n{long}\n{item}{blank}{item}");
+    let request = http.post("/v1/jobs").header("content-type", "application/x-ndjson").body(lines);
+    let text = request.send().await.unwrap().text().await.unwrap();
+    let told: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(statuses(&told), [202, 413, 202, 202]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

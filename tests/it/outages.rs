@@ -145,3 +145,41 @@ outages! {
         },
         async |installation: &Installation| assert_eq!(installation.run(&["topology", "apply"]).code, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the servers for itself: tests/run runs it last"]
+async fn once_many_have_met_a_broker_that_is_short_of_memory_all_others_are_refused_at_once() {
+    let installation = Installation::on_servers(KIND).await.expect("servers");
+    let gateway = installation.up(&["gateway"]);
+    let (http, admin) = (Http::to(gateway.gateway()), Http::to(&gateway.admin));
+    until_equal("it is ready", 200, async || parts(admin.get("/readyz").send().await.unwrap()).await.0).await;
+    let many = vec![json!({ "kind": "warren.probe" }); 100];
+    // The codes of what was refused.
+    let send_many = async || {
+        let (_, answer) = parts(http.post("/v1/jobs").json(&many).send().await.unwrap()).await;
+        let results = answer["results"].as_array().unwrap().iter();
+        results.filter_map(|result| Some(result["code"].as_str()?.to_owned())).collect::<Vec<_>>()
+    };
+    until("many have a connection of their own", async || {
+        assert_eq!(send_many().await, Vec::<String>::new());
+        installation.logs().contains(" publish in bulk\"").then_some(())
+    })
+    .await;
+    // Whichever of the two connections meets it first.
+    for _ in 0..4 {
+        rabbitmqctl(&["set_vm_memory_high_watermark", "0.0000001"]);
+        until("the broker has said so", async || send_many().await.contains(&"broker_blocked".into()).then_some(()))
+            .await;
+        for _ in 0..2 {
+            let (status, answer) =
+                parts(http.post("/v1/jobs/warren.probe").json(&json!({})).send().await.unwrap()).await;
+            assert_eq!((status, answer["code"].as_str()), (503, Some("broker_blocked")), "{answer}");
+        }
+        assert_eq!(send_many().await, vec!["broker_blocked"; 100]);
+        assert_eq!(parts(admin.get("/readyz").send().await.unwrap()).await.0, 503);
+        rabbitmqctl(&["set_vm_memory_high_watermark", "0.4"]);
+        // They take turns: an odd number, so that the next meet it on the other one.
+        until("all are taken again", async || send_many().await.is_empty().then_some(())).await;
+        assert_eq!(send_many().await, Vec::<String>::new());
+    }
+}

@@ -2,6 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -13,8 +17,46 @@ use crate::{
     job::Kind,
 };
 
-/// What was written and is not confirmed, in the order in which it was written.
+/// The kinds of which jobs are late on some channel. What one channel has learned of a queue that hangs spares the others to
+/// learn it: one that meets such a queue for the first time confirms nothing any more.
 #[derive(Debug, Default)]
+pub(super) struct Stuck {
+    /// Whether there are any: hardly ever.
+    any: AtomicBool,
+    /// How many of each kind are late and not confirmed.
+    late: Mutex<HashMap<Kind, usize>>,
+}
+
+impl Stuck {
+    /// Whether jobs of this kind are late, so that more of them would be too.
+    pub(super) fn holds(&self, kind: &Kind) -> bool {
+        self.any.load(Relaxed) && self.lock().contains_key(kind)
+    }
+
+    fn add(&self, kind: &Kind) {
+        let mut late = self.lock();
+        *late.entry(kind.clone()).or_default() += 1;
+        self.any.store(true, Relaxed);
+    }
+
+    fn remove(&self, kind: &Kind) {
+        let mut late = self.lock();
+        if let Some(count) = late.get_mut(kind) {
+            *count -= 1;
+            if *count == 0 {
+                late.remove(kind);
+            }
+        }
+        self.any.store(!late.is_empty(), Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Kind, usize>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was written and is not confirmed, in the order in which it was written.
+#[derive(Debug)]
 pub(super) struct Ledger {
     /// The number of `entries[0]`.
     first: u64,
@@ -23,8 +65,7 @@ pub(super) struct Ledger {
     owed: usize,
     /// How many from the beginning have been told that they are late.
     late: usize,
-    /// How many of each kind are late and not confirmed.
-    stuck: HashMap<Kind, usize>,
+    stuck: Arc<Stuck>,
 }
 
 #[derive(Debug)]
@@ -38,6 +79,11 @@ struct Entry {
 }
 
 impl Ledger {
+    /// Of a channel on which nothing was written yet.
+    pub(super) fn new(stuck: Arc<Stuck>) -> Self {
+        Self { first: 0, entries: VecDeque::new(), owed: 0, late: 0, stuck }
+    }
+
     /// Takes one in and numbers it.
     pub(super) fn wrote(&mut self, now: Instant, id: Uuid, kind: Kind, answer: Answer) -> u64 {
         self.entries.push_back(Entry { written: now, id, kind, answer: Some(answer), confirmed: false });
@@ -59,13 +105,8 @@ impl Ledger {
         entry.confirmed = true;
         self.owed -= 1;
         let answer = entry.answer.take();
-        if answer.is_none()
-            && let Some(stuck) = self.stuck.get_mut(&entry.kind)
-        {
-            *stuck -= 1;
-            if *stuck == 0 {
-                self.stuck.remove(&entry.kind);
-            }
+        if answer.is_none() {
+            self.stuck.remove(&entry.kind);
         }
         while self.entries.front().is_some_and(|entry| entry.confirmed) {
             self.entries.pop_front();
@@ -97,15 +138,19 @@ impl Ledger {
         {
             self.late += 1;
             if let Some(answer) = entry.answer.take() {
-                *self.stuck.entry(entry.kind.clone()).or_default() += 1;
+                self.stuck.add(&entry.kind);
                 answer.send(Err(PublishError::OutcomeUnknown));
             }
         }
     }
+}
 
-    /// Whether jobs of this kind are late, so that more of them would be too.
-    pub(super) fn is_stuck(&self, kind: &Kind) -> bool {
-        !self.stuck.is_empty() && self.stuck.contains_key(kind)
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // The channel is gone, and with it all that it will ever say of them.
+        for entry in self.entries.iter().take(self.late).filter(|entry| !entry.confirmed) {
+            self.stuck.remove(&entry.kind);
+        }
     }
 }
 
@@ -119,7 +164,8 @@ mod tests {
     fn what_is_late_is_told_so_once_and_its_kind_is_stuck_until_it_is_confirmed() {
         let (slow, quick) = (Kind::new("slow").expect("a kind"), Kind::new("quick").expect("a kind"));
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut ledger = Ledger::default();
+        let stuck = Arc::<Stuck>::default();
+        let mut ledger = Ledger::new(stuck.clone());
         let write = |ledger: &mut Ledger, at, kind: &Kind| {
             let (answer, told) = oneshot::channel();
             (ledger.wrote(at, Uuid::nil(), kind.clone(), Answer::Alone(answer)), told)
@@ -131,11 +177,11 @@ mod tests {
         assert!(ledger.confirmed(second_one).is_some());
         ledger.answer_late(start + 5 * second, 5 * second);
         assert_eq!(first_told.try_recv(), Ok(Err(PublishError::OutcomeUnknown)));
-        assert_eq!((ledger.is_stuck(&slow), ledger.is_stuck(&quick)), (true, false));
+        assert_eq!((stuck.holds(&slow), stuck.holds(&quick)), (true, false));
         assert_eq!(ledger.next_late(5 * second), Some(start + 6 * second), "the next that is not answered");
         assert_eq!((ledger.owed(), ledger.oldest()), (2, Some(start)));
         assert!(ledger.confirmed(first).is_none(), "it was answered before");
-        assert!(!ledger.is_stuck(&slow));
+        assert!(!stuck.holds(&slow));
         assert_eq!(ledger.oldest(), Some(start + second));
         assert!(ledger.confirmed(third).is_some());
         assert!(ledger.confirmed(third).is_none(), "a number is confirmed once");
@@ -143,8 +189,30 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_is_stuck_as_long_as_jobs_of_it_are_late_on_any_channel() {
+        let (kind, start) = (Kind::new("slow").expect("a kind"), Instant::now());
+        let stuck = Arc::<Stuck>::default();
+        let [mut one, mut other] = [Ledger::new(stuck.clone()), Ledger::new(stuck.clone())];
+        let write =
+            |ledger: &mut Ledger| ledger.wrote(start, Uuid::nil(), kind.clone(), Answer::Alone(oneshot::channel().0));
+        let numbers = [write(&mut one), write(&mut one)];
+        write(&mut other);
+        assert!(!stuck.holds(&kind));
+        one.answer_late(start, Duration::ZERO);
+        other.answer_late(start, Duration::ZERO);
+        assert!(stuck.holds(&kind));
+        // In another order than they were written in.
+        one.confirmed(numbers[1]);
+        drop(one);
+        assert!(stuck.holds(&kind), "one is late on the other");
+        drop(other);
+        assert!(!stuck.holds(&kind), "nothing more is to be learned of those");
+        assert_eq!(*stuck.lock(), HashMap::new());
+    }
+
+    #[test]
     fn a_message_is_found_by_its_id_until_it_is_confirmed_and_a_copy_of_it_after_it() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(Arc::default());
         let (kind, now) = (Kind::new("any").expect("a kind"), Instant::now());
         let mut write = |id| {
             let (answer, _) = oneshot::channel();

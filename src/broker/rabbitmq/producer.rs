@@ -1,8 +1,8 @@
-//! The way into RabbitMQ: a connection for publishing, and a second one where many jobs come together.
+//! The way into RabbitMQ: a connection for publishing, and a second one for jobs that come in bulk.
 //!
-//! The broker reads a connection with one process, and of jobs that come in bulk it takes about a fourteenth more from two
-//! connections than from one. A job that comes with few others goes over the first one, where bursts are longer the more go
-//! there; and who never sends many never has a second.
+//! The broker reads a connection with one process, and takes a tenth more of jobs that come in bulk from two connections than
+//! from one. A job that comes with few others goes over the first one, where bursts are longer the more go there; and who never
+//! sends many has no second one. It only helps: all that is known of the broker is what the first one sees of it.
 
 use std::sync::{
     Arc, OnceLock,
@@ -17,7 +17,8 @@ use super::{
     Management, Settings,
     addresses::Addresses,
     connection::{Link, LinkState},
-    publish::{self, Broken},
+    ledger::Stuck,
+    publish::{Known, Publisher},
     topology::Names,
     watch::Questions,
 };
@@ -33,44 +34,32 @@ const MANY: usize = 64;
 pub struct Producer {
     settings: Settings,
     names: Names,
-    first: Way,
+    first: Publisher,
     /// There once many have come together.
-    second: OnceLock<Way>,
+    second: OnceLock<Publisher>,
     /// Whether the next that are many take the second one.
     turn: AtomicBool,
-    addresses: Arc<Addresses>,
-    broken: Arc<Broken>,
+    known: Known,
     questions: Arc<Questions>,
     management: Option<Management>,
     _watching: DropGuard,
 }
 
-/// One connection for publishing.
-struct Way {
-    link: Arc<Link>,
-    way_in: WayIn,
-}
-
-impl Way {
-    fn open(settings: &Settings, purpose: &str, addresses: &Arc<Addresses>, broken: &Arc<Broken>) -> Self {
-        let link = Arc::new(Link::open(&settings.url, &format!("{} {purpose}", settings.client)));
-        let way_in = publish::open(link.clone(), addresses.clone(), broken.clone());
-        Self { link, way_in }
-    }
-}
-
 impl Producer {
     /// Begins to connect. Nothing is published before the queues of these kinds have been seen to stand. Must be called
-    /// within a tokio runtime, as must whatever publishes.
+    /// within a tokio runtime.
     pub fn open(settings: &Settings, kinds: &[Kind]) -> Self {
         let names = settings.names();
-        let broken = Arc::new(watch::channel(Some("the queues have not been looked at yet".into())).0);
-        let addresses = Arc::new(Addresses::new(names.clone()));
-        let first = Way::open(settings, "publish", &addresses, &broken);
+        let known = Known {
+            addresses: Arc::new(Addresses::new(names.clone())),
+            broken: Arc::new(watch::channel(Some("the queues have not been looked at yet".into())).0),
+            stuck: Arc::<Stuck>::default(),
+        };
+        let first = publisher(settings, "publish", &known);
         let questions = Arc::new(Questions::new(first.link.clone()));
         let stop = CancellationToken::new();
-        let watching =
-            questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken.clone(), addresses.clone());
+        let (broken, addresses) = (known.broken.clone(), known.addresses.clone());
+        let watching = questions.clone().watch_topology(names.clone(), kinds.to_vec(), broken, addresses);
         tokio::spawn(stop.clone().run_until_cancelled_owned(watching));
         Self {
             settings: settings.clone(),
@@ -78,57 +67,60 @@ impl Producer {
             first,
             second: OnceLock::new(),
             turn: AtomicBool::new(false),
-            addresses,
-            broken,
+            known,
             questions,
             management: settings.management(),
             _watching: stop.drop_guard(),
         }
     }
 
-    /// Where so many jobs that came together go: over a connection that works, if one does.
-    fn way_in_for(&self, jobs: usize) -> &WayIn {
-        let are_many = jobs >= MANY;
-        let second = if are_many {
-            let open = || Way::open(&self.settings, "publish in bulk", &self.addresses, &self.broken);
-            Some(self.second.get_or_init(open))
-        } else {
-            self.second.get()
-        };
-        let takes_second = || match self.first.link.state() {
-            LinkState::Up(_) => are_many && self.turn.fetch_xor(true, Relaxed),
-            // It is the broker that takes nothing, which the second may only not have been told yet.
-            LinkState::Blocked(..) => false,
-            LinkState::Down(_) => true,
-        };
-        match second.filter(|second| second.link.is_up()) {
-            Some(second) if takes_second() => &second.way_in,
+    /// Where jobs go that came together with few others.
+    fn way_in(&self) -> &WayIn {
+        match self.second.get() {
+            // The broker tells a connection that it takes nothing when something is published on it. The first may not have
+            // been told yet; whoever owns the second knows what to say.
+            Some(second) if second.link.is_blocked() => &second.way_in,
             _ => &self.first.way_in,
         }
     }
+
+    /// Where jobs go that came together with many others.
+    fn way_in_for_many(&self) -> &WayIn {
+        let second = self.second.get_or_init(|| publisher(&self.settings, "publish in bulk", &self.known));
+        let may_be_second = self.first.link.is_up() && second.link.is_up() && second.has_channel();
+        if may_be_second && self.turn.fetch_xor(true, Relaxed) { &second.way_in } else { self.way_in() }
+    }
+}
+
+fn publisher(settings: &Settings, purpose: &str, known: &Known) -> Publisher {
+    let link = Arc::new(Link::open(&settings.url, &format!("{} {purpose}", settings.client)));
+    Publisher::open(link, known.clone())
 }
 
 impl Publish for Producer {
     fn publish_all(&self, jobs: Vec<Outgoing>) -> PublishingAll {
-        self.way_in_for(jobs.len()).publish_all(jobs)
+        let way_in = if jobs.len() < MANY { self.way_in() } else { self.way_in_for_many() };
+        way_in.publish_all(jobs)
     }
 
     fn publish(&self, job: Outgoing) -> Publishing {
-        self.way_in_for(1).publish(job)
+        self.way_in().publish(job)
     }
 
     fn is_blocked(&self) -> bool {
-        // The broker tells a connection of it when something is published on it.
-        [Some(&self.first), self.second.get()].into_iter().flatten().any(|way| way.link.is_blocked())
+        [Some(&self.first), self.second.get()].into_iter().flatten().any(|publisher| publisher.link.is_blocked())
     }
 
     fn health(&self) -> Result<(), String> {
         // What is broken stays so while a new connection is made.
-        let broken = self.broken.borrow().clone();
-        let link = match self.first.link.state() {
-            LinkState::Up(_) => None,
-            LinkState::Blocked(_, reason) => Some(format!("the broker has blocked publishing: {reason}")),
-            LinkState::Down(reason) => Some(format!("no connection for publishing: {reason}")),
+        let broken = self.known.broken.borrow().clone();
+        let blocked = |reason| Some(format!("the broker has blocked publishing: {reason}"));
+        let link = match (self.first.link.state(), self.second.get().map(|second| second.link.state())) {
+            (LinkState::Blocked(_, reason), _) | (LinkState::Up(_), Some(LinkState::Blocked(_, reason))) => {
+                blocked(reason)
+            }
+            (LinkState::Up(_), _) => None,
+            (LinkState::Down(reason), _) => Some(format!("no connection for publishing: {reason}")),
         };
         match (link, broken) {
             (None, None) => Ok(()),

@@ -2,12 +2,19 @@
 //!
 //! Two tasks that publish on one lapin channel get each other's confirms: it numbers a message before it queues it. So
 //! whoever publishes hands its job to the owner, which writes all that has gathered as one burst and answers each by its
-//! own confirm. It also judges, since it alone sees them all: a confirm that is late, a message that came back, and a
-//! broker that takes nothing.
+//! own confirm. It also judges, since it alone sees all of its channel: a confirm that is late, a message that came back, and
+//! a broker that takes nothing.
 //!
 //! A job whose queue is gone comes back, and is published again, to the exchange that has a net under it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::{
     FutureExt as _,
@@ -29,7 +36,7 @@ use super::{
     confirms::{Confirmed, Confirms, publish},
     connection::{Link, LinkState, within},
     envelope,
-    ledger::Ledger,
+    ledger::{Ledger, Stuck},
     returned::{Again, Returned, Stray},
 };
 use crate::{
@@ -64,20 +71,50 @@ const NO_ANSWER: &str = "the channel for publishing does not answer";
 /// Whether the broker's topology is as it must be; `Some` says how it is not.
 pub(super) type Broken = watch::Sender<Option<String>>;
 
-/// Begins to publish. Must be called within a tokio runtime.
-pub(super) fn open(link: Arc<Link>, addresses: Arc<Addresses>, broken: Arc<Broken>) -> WayIn {
-    let (way_in, gathering) = WayIn::new(WAITING);
-    let wakes = link.wakes().clone();
-    let owner = Owner { state: link.watch(), link, addresses, broken, gathering, waiting: VecDeque::new() };
-    tokio::spawn(wakes.once_for_all(owner.run()));
-    way_in
+/// What all who publish for one installation know together.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) addresses: Arc<Addresses>,
+    pub(super) broken: Arc<Broken>,
+    pub(super) stuck: Arc<Stuck>,
+}
+
+/// A connection for publishing, and the way to the task that owns its channel.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    pub(super) link: Arc<Link>,
+    pub(super) way_in: WayIn,
+    has_channel: Arc<AtomicBool>,
+}
+
+impl Publisher {
+    /// Begins to publish. Must be called within a tokio runtime.
+    pub(super) fn open(link: Arc<Link>, known: Known) -> Self {
+        let (way_in, gathering) = WayIn::new(WAITING);
+        let has_channel = Arc::<AtomicBool>::default();
+        let owner = Owner {
+            state: link.watch(),
+            link: link.clone(),
+            known,
+            gathering,
+            waiting: VecDeque::new(),
+            has_channel: has_channel.clone(),
+        };
+        tokio::spawn(link.wakes().once_for_all(owner.run()));
+        Self { link, way_in, has_channel }
+    }
+
+    /// Whether what is published now waits neither for a connection nor for a channel.
+    pub(super) fn has_channel(&self) -> bool {
+        self.has_channel.load(Relaxed)
+    }
 }
 
 struct Owner {
     link: Arc<Link>,
     state: watch::Receiver<LinkState>,
-    broken: Arc<Broken>,
-    addresses: Arc<Addresses>,
+    known: Known,
+    has_channel: Arc<AtomicBool>,
     gathering: mpsc::Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
 }
@@ -97,14 +134,18 @@ impl Owner {
         let mut pauses = Reconnect::new();
         loop {
             let end = match self.open().await {
-                Ok(channel) => self.live(&channel, &mut pauses).await,
+                Ok(channel) => {
+                    self.has_channel.store(true, Relaxed);
+                    self.live(&channel, &mut pauses).await
+                }
                 Err(end) => end,
             };
+            self.has_channel.store(false, Relaxed);
             let reason = match end {
                 End::Closed => return,
                 End::Lost(reason) => {
                     if is_refused(&reason) {
-                        self.addresses.forbidden();
+                        self.known.addresses.forbidden();
                     }
                     reason
                 }
@@ -165,7 +206,7 @@ impl Owner {
     /// What keeps a channel that works from being used.
     fn obstacle(&self) -> Option<PublishError> {
         match &*self.state.borrow() {
-            LinkState::Up(_) => self.broken.borrow().clone().map(PublishError::Broken),
+            LinkState::Up(_) => self.known.broken.borrow().clone().map(PublishError::Broken),
             LinkState::Blocked(_, reason) => Some(PublishError::Blocked(reason.clone())),
             LinkState::Down(_) => Some(PublishError::Unavailable),
         }
@@ -176,11 +217,11 @@ impl Owner {
         let mut confirms = Confirms::new(self.link.wakes());
         // Those that are late stay in the ledger. Answers that are dropped with it are those of jobs that may have been
         // accepted, of which nobody can know any more; it tells those who wait for them just that.
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(self.known.stuck.clone());
         let mut gathered = Vec::with_capacity(BURST);
         let mut heard = Vec::with_capacity(BURST);
         let mut returned = Returned::default();
-        let mut topology = self.broken.subscribe();
+        let mut topology = self.known.broken.subscribe();
         let mut heard_at = Instant::now();
         let (mut confirmed_at, mut unblocked_at) = (heard_at, heard_at);
         let (mut sign_of_life, mut asking) = (OptionFuture::<BoxFuture<'static, bool>>::default(), false);
@@ -193,11 +234,12 @@ impl Owner {
                     heard_at = now;
                 }
                 for Waiting { job: Outgoing { envelope, body }, answer, .. } in self.waiting.drain(..room) {
-                    if ledger.is_stuck(&envelope.kind) {
+                    if self.known.stuck.holds(&envelope.kind) {
                         answer.send(Err(PublishError::Stuck));
                         continue;
                     }
-                    let (address, properties) = (self.addresses.of(&envelope.kind), envelope::properties(&envelope));
+                    let (address, properties) =
+                        (self.known.addresses.of(&envelope.kind), envelope::properties(&envelope));
                     let number = ledger.wrote(now, envelope.id, envelope.kind, answer);
                     confirms.push(number, publish(channel, address, body, properties));
                 }
@@ -299,11 +341,11 @@ impl Owner {
 
     /// Takes back what found no queue. The error is one of the whole channel.
     fn take_back(&self, message: BasicReturnMessage, ledger: &Ledger, returned: &mut Returned) -> Result<(), End> {
-        returned.take_back(message, ledger, &self.addresses).map_err(|stray| {
+        returned.take_back(message, ledger, &self.known.addresses).map_err(|stray| {
             let reason = stray.to_string();
             if stray == Stray::FromExchange {
                 error!(reason, "the broker's topology is broken");
-                self.broken.send_replace(Some(reason.clone()));
+                self.known.broken.send_replace(Some(reason.clone()));
             }
             End::GivenUp(reason)
         })

@@ -21,8 +21,15 @@ use tokio::{
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     faults: Arc<Faults>,
-    cut: watch::Sender<u32>,
-    cut_only: watch::Sender<Option<usize>>,
+    cut: watch::Sender<Cut>,
+}
+
+/// Which connections are ended.
+#[derive(Clone, Copy)]
+enum Cut {
+    All,
+    /// The one with this number.
+    Only(usize),
 }
 
 #[derive(Default)]
@@ -44,8 +51,7 @@ impl Proxy {
     pub(crate) async fn before(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let (faults, (cut, cuts)) = (Arc::<Faults>::default(), watch::channel(0));
-        let (cut_only, only) = watch::channel(None);
+        let (faults, (cut, cuts)) = (Arc::<Faults>::default(), watch::channel(Cut::All));
         let shared = faults.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -58,26 +64,20 @@ impl Proxy {
                     said.push(0);
                     said.len() - 1
                 };
-                let (carried, mut only) = (carry(client, server, number, shared.clone(), cuts.clone()), only.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = carried => {}
-                        _ = only.wait_for(|only| *only == Some(number)) => {}
-                    }
-                });
+                tokio::spawn(carry(client, server, number, shared.clone(), cuts.clone()));
             }
         });
-        Self { port, faults, cut, cut_only }
+        Self { port, faults, cut }
     }
 
     /// Ends every connection.
     pub(crate) fn cut(&self) {
-        self.cut.send_modify(|cuts| *cuts += 1);
+        self.cut.send_replace(Cut::All);
     }
 
     /// Ends one connection, by its number from zero.
     pub(crate) fn cut_only(&self, number: usize) {
-        self.cut_only.send_replace(Some(number));
+        self.cut.send_replace(Cut::Only(number));
     }
 
     /// How many bytes each client has said so far, in the order in which they came.
@@ -124,7 +124,7 @@ async fn carry(
     server: TcpStream,
     number: usize,
     faults: Arc<Faults>,
-    mut cuts: watch::Receiver<u32>,
+    mut cuts: watch::Receiver<Cut>,
 ) {
     cuts.mark_unchanged();
     _ = client.set_nodelay(true);
@@ -135,7 +135,16 @@ async fn carry(
     tokio::select! {
         () = say(from_client, to_server, number, &faults, &swallow) => {}
         () = answer(from_server, to_client, &faults, &swallow) => {}
-        _ = cuts.changed() => {}
+        () = is_cut(&mut cuts, number) => {}
+    }
+}
+
+async fn is_cut(cuts: &mut watch::Receiver<Cut>, number: usize) {
+    while cuts.changed().await.is_ok() {
+        match *cuts.borrow_and_update() {
+            Cut::Only(other) if other != number => {}
+            Cut::All | Cut::Only(_) => return,
+        }
     }
 }
 
