@@ -187,8 +187,8 @@ async fn what_is_no_item_takes_no_room_however_much_of_it_there_is() {
     let (_installation, _up, http) = open();
     let item = "{\"kind\":\"warren.probe\"}";
     // More than all requests together may hold, in one line and in none.
-    let (long, blank) = ("x".repeat(70 << 20), "\n".repeat(70 << 20));
-    let lines = format!("{item}\n{long}\n{item}{blank}{item}");
+    let (long, blank) = ("x".repeat(70 << 20), format!("\n{}", " ".repeat(1023)).repeat(70 << 10));
+    let lines = format!("{item}\n{long}\n{item}{blank}\n{item}");
     let request = http.post("/v1/jobs").header("content-type", "application/x-ndjson").body(lines);
     let text = request.send().await.unwrap().text().await.unwrap();
     let told: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// The kinds of which jobs are late on some channel. What one channel has learned of a queue that hangs spares the others to
-/// learn it: one that meets such a queue for the first time confirms nothing any more.
+/// learn it: one that meets such a queue for the first time confirms nothing any more. Should it be the channel that hangs, the
+/// others refuse its kinds too until that one has been given up, a few seconds later.
 #[derive(Debug, Default)]
 pub(super) struct Stuck {
     /// Whether there are any: hardly ever.
