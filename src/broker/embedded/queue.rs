@@ -1,7 +1,7 @@
 //! The messages of one kind: what is waiting, what is out, and the pump that gives it out.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::BTreeSet,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,9 +19,11 @@ use crate::{
 
 /// How many messages are read at once.
 const READ: usize = 500;
-/// How far the mark is moved ahead of the deliveries. After a crash, up to this many more count as given out once than
-/// were: it takes two to make a suspect, and a suspect only runs a little slower.
+/// How many messages the mark is moved ahead of the deliveries. After a crash, about this many more count as given out once
+/// than were: it takes two to make a suspect, and a suspect only runs a little slower.
 const STEP: i64 = 1000;
+/// How many numbers a message is taken to be from the next of its kind at most, whatever those before it were.
+const FAR: i64 = 50;
 /// Before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -56,7 +58,7 @@ struct State {
 struct LineState {
     prefetch: usize,
     sink: Arc<dyn Sink>,
-    out: HashSet<i64>,
+    out: BTreeSet<i64>,
     open: bool,
 }
 
@@ -101,7 +103,7 @@ impl Queue {
     /// Adds a line, and answers its number.
     pub(super) fn join(&self, prefetch: u16, sink: Arc<dyn Sink>) -> usize {
         let mut state = self.lock();
-        state.lines.push(LineState { prefetch: prefetch.into(), sink, out: HashSet::new(), open: true });
+        state.lines.push(LineState { prefetch: prefetch.into(), sink, out: BTreeSet::new(), open: true });
         let number = state.lines.len() - 1;
         drop(state);
         self.wake.notify_one();
@@ -122,13 +124,14 @@ impl Queue {
         if !state.given_back.is_empty() {
             state.given_back.retain(|seq, _| !settled.contains(seq));
         }
+        settled.sort_unstable();
+        let runs = state.settled_runs(&settled);
         drop(state);
         self.wake.notify_one();
-        settled.sort_unstable();
-        let (kind, settled) = (self.kind.clone(), Arc::<[i64]>::from(settled));
+        let (kind, runs) = (self.kind.clone(), Arc::<[_]>::from(runs));
         self.database.write_lazily(move |connection| {
-            let (kind, settled) = (kind.clone(), settled.clone());
-            Box::pin(async move { rows::delete(connection, &kind, &settled).await })
+            let (kind, runs) = (kind.clone(), runs.clone());
+            Box::pin(async move { rows::delete(connection, &kind, &runs).await })
         });
     }
 
@@ -229,7 +232,7 @@ impl Queue {
     async fn give_out(&self, messages: Vec<Stored>) -> Result<(), String> {
         let last = messages.last().map_or(0, |message| message.seq);
         if last > self.lock().mark {
-            let (kind, upto) = (self.kind.clone(), last + STEP);
+            let (kind, upto) = (self.kind.clone(), last + STEP * spacing(&messages));
             let marked = self.database.write(move |connection| {
                 let kind = kind.clone();
                 Box::pin(async move { rows::mark(connection, &kind, upto).await })
@@ -290,6 +293,15 @@ impl Queue {
 }
 
 impl State {
+    /// Sorted numbers of settled messages as runs that hold nothing else of this kind: numbers are given over all kinds,
+    /// so what lies between two of one kind mostly belongs to others.
+    fn settled_runs(&self, settled: &[i64]) -> Vec<RangeInclusive<i64>> {
+        let between = |set: &BTreeSet<i64>, after, before| set.range(after + 1..before).next().is_some();
+        rows::runs(settled, |after, before| {
+            !between(&self.returned, after, before) && !self.lines.iter().any(|line| between(&line.out, after, before))
+        })
+    }
+
     fn take_back(&mut self, seqs: impl IntoIterator<Item = i64>) {
         for seq in seqs {
             self.returned.insert(seq);
@@ -298,6 +310,38 @@ impl State {
     }
 }
 
+/// How many numbers lie between one of these messages and the next: more than one where other kinds are published too.
+fn spacing(messages: &[Stored]) -> i64 {
+    let (Some(first), [.., last]) = (messages.first(), messages) else { return 1 };
+    let steps = i64::try_from(messages.len() - 1).unwrap_or(i64::MAX).max(1);
+    ((last.seq - first.seq) / steps).clamp(1, FAR)
+}
+
 fn seq(receipt: Receipt) -> Option<i64> {
     (receipt.epoch == EPOCH).then(|| receipt.tag.cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::job::Envelope;
+
+    fn stored(seqs: impl IntoIterator<Item = i64>) -> Vec<Stored> {
+        let kind = Kind::new("a.b").expect("a good name");
+        let message = |seq| {
+            let envelope = Envelope::new(Uuid::from_u128(7), kind.clone(), 1, 5);
+            Stored { seq, given: 0, envelope, body: Vec::new() }
+        };
+        seqs.into_iter().map(message).collect()
+    }
+
+    #[test]
+    fn a_mark_is_moved_ahead_by_messages_of_its_kind_whatever_is_published_between_them() {
+        assert_eq!(spacing(&stored(1..=500)), 1);
+        assert_eq!(spacing(&stored((1..=500).step_by(13))), 13);
+        assert_eq!(spacing(&stored([1, 1_000_000])), FAR);
+        assert_eq!((spacing(&stored([5])), spacing(&stored([]))), (1, 1));
+    }
 }

@@ -162,9 +162,13 @@ pub(super) async fn read(
         .collect()
 }
 
-/// Deletes settled messages: those that stand side by side together.
-pub(super) async fn delete(connection: &mut SqliteConnection, kind: &Kind, seqs: &[i64]) -> sqlx::Result<()> {
-    for run in runs(seqs) {
+/// Deletes messages of a kind, run by run.
+pub(super) async fn delete(
+    connection: &mut SqliteConnection,
+    kind: &Kind,
+    runs: &[RangeInclusive<i64>],
+) -> sqlx::Result<()> {
+    for run in runs {
         sqlx::query("DELETE FROM messages WHERE kind = ? AND seq BETWEEN ? AND ?")
             .bind(kind.as_str())
             .bind(*run.start())
@@ -188,7 +192,7 @@ pub(super) async fn mark(connection: &mut SqliteConnection, kind: &Kind, upto: i
 /// Counts exactly these as given out, and no others.
 pub(super) async fn write_down_given(connection: &mut SqliteConnection, out: &[(Kind, Vec<i64>)]) -> sqlx::Result<()> {
     for (kind, seqs) in out {
-        for run in runs(seqs) {
+        for run in runs(seqs, |_, _| false) {
             sqlx::query("UPDATE messages SET given = given + 1 WHERE kind = ? AND seq BETWEEN ? AND ?")
                 .bind(kind.as_str())
                 .bind(*run.start())
@@ -200,12 +204,12 @@ pub(super) async fn write_down_given(connection: &mut SqliteConnection, out: &[(
     sqlx::query("DELETE FROM marks").execute(connection).await.map(drop)
 }
 
-/// Sorted numbers as runs without gaps.
-fn runs(seqs: &[i64]) -> Vec<RangeInclusive<i64>> {
+/// Sorted numbers as runs, without gaps but those between two numbers that may be spanned.
+pub(super) fn runs(seqs: &[i64], may_span: impl Fn(i64, i64) -> bool) -> Vec<RangeInclusive<i64>> {
     let mut runs: Vec<RangeInclusive<i64>> = Vec::new();
     for &seq in seqs {
         match runs.last_mut() {
-            Some(run) if *run.end() + 1 == seq => *run = *run.start()..=seq,
+            Some(run) if *run.end() + 1 == seq || may_span(*run.end(), seq) => *run = *run.start()..=seq,
             _ => runs.push(seq..=seq),
         }
     }
@@ -243,7 +247,8 @@ mod tests {
 
     #[test]
     fn runs_are_as_long_as_there_is_no_gap() {
-        assert_eq!(runs(&[1, 2, 3, 7, 9, 10]), [1..=3, 7..=7, 9..=10]);
-        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[1, 2, 3, 7, 9, 10], |_, _| false), [1..=3, 7..=7, 9..=10]);
+        assert_eq!(runs(&[1, 3, 7, 10], |after, _| after != 3), [1..=3, 7..=10]);
+        assert_eq!(runs(&[], |_, _| true), []);
     }
 }

@@ -190,6 +190,7 @@ conformance!(
     a_job_that_was_confirmed_survives_a_crash,
     what_was_not_settled_comes_again_after_a_crash_and_is_counted,
     what_was_settled_does_not_come_again,
+    what_is_settled_around_others_leaves_them_and_other_kinds,
     no_more_than_the_prefetch_is_out_at_a_time,
     a_prefetch_can_be_changed_while_jobs_are_out,
     jobs_are_settled_in_any_order_around_a_slow_one,
@@ -282,6 +283,28 @@ async fn what_was_settled_does_not_come_again(fixture: Fixture) {
     line.settle(&receipts(&left));
     line.close().await;
     assert_eq!(fixture.waiting(&first()).await, 0);
+}
+
+async fn what_is_settled_around_others_leaves_them_and_other_kinds(fixture: Fixture) {
+    for _ in 0..9 {
+        fixture.publish(&envelope_of(&second())).await;
+        fixture.publish(&envelope_of(&first())).await;
+    }
+    let (basket, line) = fixture.subscribe(&first(), 10);
+    let came = basket.take(9).await;
+    line.stop().await;
+    line.give_back(&[came[4].receipt]);
+    let others = [0, 1, 3, 5, 6, 8].map(|number| came[number].receipt);
+    line.settle(&others);
+    line.close().await;
+    // What is settled may be written with the next that is published.
+    fixture.publish(&envelope_of(&second())).await;
+    let fixture = fixture.crash(Vec::new()).await;
+    let (basket, _line) = fixture.subscribe(&first(), 10);
+    let left: HashSet<_> = ids(&basket.take(3).await).into_iter().collect();
+    assert_eq!(left, [2, 4, 7].map(|number| came[number].envelope.as_ref().unwrap().id).into());
+    basket.stays_empty().await;
+    assert_eq!(fixture.waiting(&second()).await, 10);
 }
 
 async fn no_more_than_the_prefetch_is_out_at_a_time(fixture: Fixture) {
