@@ -187,6 +187,7 @@ conformance!(
     what_was_published_comes_out_as_it_went_in,
     jobs_of_one_kind_come_in_order_and_those_of_another_do_not_come,
     jobs_that_are_published_together_come_in_their_order_however_many,
+    jobs_come_once_and_in_their_order_however_publishing_and_giving_out_alternate,
     a_job_that_was_confirmed_survives_a_crash,
     what_was_not_settled_comes_again_after_a_crash_and_is_counted,
     what_was_settled_does_not_come_again,
@@ -241,6 +242,42 @@ async fn jobs_that_are_published_together_come_in_their_order_however_many(fixtu
         let (basket, _line) = fixture.subscribe(&kind, 2000);
         assert_eq!(ids(&basket.take(jobs.len()).await), jobs.iter().map(|job| job.id).collect::<Vec<_>>());
     }
+}
+
+async fn jobs_come_once_and_in_their_order_however_publishing_and_giving_out_alternate(fixture: Fixture) {
+    let (mut published, mut came) = (Vec::new(), Vec::new());
+    let (basket, line) = fixture.subscribe(&first(), 8);
+    for round in 0..40_usize {
+        // More at once than there is room for, fewer, and bodies that are too large to be kept.
+        for number in 0..[1, 20, 3, 9, 2][round % 5] {
+            let job = envelope_of(&first());
+            let length = if number % 4 == 3 { 200 << 10 } else { 10 };
+            fixture.publish(&envelope_of(&second())).await;
+            let publishing = fixture.way_in().publish(Outgoing { envelope: job.clone(), body: vec![7; length] });
+            published.push(job.id);
+            publishing.await.unwrap();
+        }
+        if round % 7 == 3 {
+            line.stop().await;
+        }
+        if round % 7 == 5 {
+            line.resume();
+        }
+        let now: Vec<_> = basket.deliveries.lock().unwrap().drain(..).collect();
+        line.settle(&receipts(&now));
+        came.extend(now);
+    }
+    line.resume();
+    while came.len() < published.len() {
+        let some = basket.take(1).await;
+        line.settle(&receipts(&some));
+        came.extend(some);
+    }
+    assert_eq!(ids(&came), published);
+    assert!(came.iter().all(|delivery| delivery.given_before == 0));
+    basket.stays_empty().await;
+    line.close().await;
+    assert_eq!(fixture.waiting(&first()).await, 0);
 }
 
 async fn a_job_that_was_confirmed_survives_a_crash(fixture: Fixture) {
