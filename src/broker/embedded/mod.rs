@@ -3,7 +3,8 @@
 //! Keeps the contract of the port: a publish is answered when it is on the disk; that a message may have been given out
 //! is on the disk before its sink sees it (a mark that is moved ahead of the deliveries, in steps); and after a crash
 //! what was not settled comes again, counted. What is settled is deleted together with the next write, for nobody waits
-//! for that: a message that comes again although its job is recorded meets the fence.
+//! for that: a message that comes again although its job is recorded meets the fence. Of one kind it is deleted in runs,
+//! over the numbers of other kinds between.
 
 mod line;
 mod publish;

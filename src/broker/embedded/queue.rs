@@ -20,7 +20,8 @@ use crate::{
 /// How many messages are read at once.
 const READ: usize = 500;
 /// How many messages the mark is moved ahead of the deliveries. After a crash, about this many more count as given out once
-/// than were: it takes two to make a suspect, and a suspect only runs a little slower.
+/// than were (more if suddenly fewer of other kinds are published): it takes two to make a suspect, and a suspect only runs
+/// a little slower.
 const STEP: i64 = 1000;
 /// How many numbers a message is taken to be from the next of its kind at most, whatever those before it were.
 const FAR: i64 = 50;
@@ -40,11 +41,12 @@ pub(super) struct Queue {
     giving: AsyncMutex<()>,
 }
 
+/// Every message of the kind up to `given` is out on a line, returned, or settled: what is deleted relies on it.
 #[derive(Default)]
 struct State {
     /// The newest message on the disk.
     last: i64,
-    /// The newest message that was given out.
+    /// Up to here all messages were given out.
     given: i64,
     /// Up to where the disk says that messages may have been given out.
     mark: i64,
@@ -293,8 +295,8 @@ impl Queue {
 }
 
 impl State {
-    /// Sorted numbers of settled messages as runs that hold nothing else of this kind: numbers are given over all kinds,
-    /// so what lies between two of one kind mostly belongs to others.
+    /// Sorted numbers of settled messages as runs that hold no message of this kind that is not settled: numbers are given
+    /// over all kinds, so what lies between two of one kind mostly belongs to others.
     fn settled_runs(&self, settled: &[i64]) -> Vec<RangeInclusive<i64>> {
         let between = |set: &BTreeSet<i64>, after, before| set.range(after + 1..before).next().is_some();
         rows::runs(settled, |after, before| {
@@ -310,11 +312,12 @@ impl State {
     }
 }
 
-/// How many numbers lie between one of these messages and the next: more than one where other kinds are published too.
+/// How far one of these messages mostly is from the next: more than one number where other kinds are published too. Not the
+/// mean, which an old one that was left behind would make too much.
 fn spacing(messages: &[Stored]) -> i64 {
-    let (Some(first), [.., last]) = (messages.first(), messages) else { return 1 };
-    let steps = i64::try_from(messages.len() - 1).unwrap_or(i64::MAX).max(1);
-    ((last.seq - first.seq) / steps).clamp(1, FAR)
+    let mut gaps: Vec<_> = messages.windows(2).map(|pair| pair[1].seq - pair[0].seq).collect();
+    gaps.sort_unstable();
+    gaps.get(gaps.len() / 2).map_or(1, |gap| (*gap).clamp(1, FAR))
 }
 
 fn seq(receipt: Receipt) -> Option<i64> {
@@ -342,6 +345,27 @@ mod tests {
         assert_eq!(spacing(&stored(1..=500)), 1);
         assert_eq!(spacing(&stored((1..=500).step_by(13))), 13);
         assert_eq!(spacing(&stored([1, 1_000_000])), FAR);
+        assert_eq!(spacing(&stored([1].into_iter().chain(60_000..60_100))), 1, "one was left behind");
         assert_eq!((spacing(&stored([5])), spacing(&stored([]))), (1, 1));
+    }
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn deliver(&self, _: Vec<Delivery>) {}
+    }
+
+    #[test]
+    fn what_is_settled_is_one_run_up_to_what_is_out_on_any_line_or_returned() {
+        let line = |out: &[i64]| LineState {
+            prefetch: 10,
+            sink: Arc::new(Nobody),
+            out: out.iter().copied().collect(),
+            open: true,
+        };
+        let mut state = State { lines: vec![line(&[]), line(&[8])], given: 30, ..State::default() };
+        assert_eq!(state.settled_runs(&[2, 5, 6, 12, 20]), [2..=6, 12..=20]);
+        state.returned.insert(15);
+        assert_eq!(state.settled_runs(&[2, 5, 6, 12, 20]), [2..=6, 12..=12, 20..=20]);
     }
 }

@@ -190,6 +190,7 @@ conformance!(
     jobs_come_once_and_in_their_order_however_publishing_and_giving_out_alternate,
     a_job_that_was_confirmed_survives_a_crash,
     what_was_not_settled_comes_again_after_a_crash_and_is_counted,
+    many_of_several_kinds_that_were_out_are_all_counted_after_a_crash,
     what_was_settled_does_not_come_again,
     what_is_settled_around_others_leaves_them_and_other_kinds,
     no_more_than_the_prefetch_is_out_at_a_time,
@@ -248,7 +249,7 @@ async fn jobs_come_once_and_in_their_order_however_publishing_and_giving_out_alt
     let (mut published, mut came) = (Vec::new(), Vec::new());
     let (basket, line) = fixture.subscribe(&first(), 8);
     for round in 0..40_usize {
-        // More at once than there is room for, fewer, and bodies that are too large to be kept.
+        // More at once than there is room for, and fewer; large ones among them.
         for number in 0..[1, 20, 3, 9, 2][round % 5] {
             let job = envelope_of(&first());
             let length = if number % 4 == 3 { 200 << 10 } else { 10 };
@@ -303,6 +304,27 @@ async fn what_was_not_settled_comes_again_after_a_crash_and_is_counted(mut fixtu
     assert_eq!(ids(&came).into_iter().collect::<HashSet<_>>(), jobs.iter().map(|job| job.id).collect());
     line.settle(&receipts(&came));
     line.close().await;
+}
+
+async fn many_of_several_kinds_that_were_out_are_all_counted_after_a_crash(fixture: Fixture) {
+    let (one, other) = (first(), second());
+    for _ in 0..6 {
+        tokio::join!(fixture.publish_many(&one, 300), fixture.publish_many(&other, 200));
+    }
+    let mut lines = Vec::new();
+    for (kind, count) in [(&one, 1700), (&other, 1100)] {
+        // A few of each are not given out.
+        let (basket, line) = fixture.subscribe(kind, count);
+        assert!(basket.take(count.into()).await.iter().all(|delivery| delivery.given_before == 0));
+        lines.push(line);
+    }
+    let fixture = fixture.crash(lines).await;
+    for (kind, count, all) in [(&one, 1700, 1800), (&other, 1100, 1200)] {
+        let (basket, _line) = fixture.subscribe(kind, 2000);
+        let came = basket.take(all).await;
+        let counted = came.iter().filter(|delivery| delivery.given_before == 1).count();
+        assert!(counted >= count && counted <= all, "{counted} of {all}");
+    }
 }
 
 async fn what_was_settled_does_not_come_again(fixture: Fixture) {
