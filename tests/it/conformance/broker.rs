@@ -323,7 +323,8 @@ async fn many_of_several_kinds_that_were_out_are_all_counted_after_a_crash(fixtu
         let (basket, _line) = fixture.subscribe(kind, 2000);
         let came = basket.take(all).await;
         let counted = came.iter().filter(|delivery| delivery.given_before == 1).count();
-        assert!(counted >= count && counted <= all, "{counted} of {all}");
+        // Those that were not given out may count too: the mark is ahead.
+        assert!(counted >= count, "{counted} of {all}");
     }
 }
 
