@@ -61,7 +61,7 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
         processes.push(installation.start("worker")?);
     }
     let all: Vec<_> = processes.iter().collect();
-    let looked = Looked::at(&all);
+    let mut looked = Looked::at(&all);
     // On the embedded engine one process has it all, so its jobs begin as they come in: what is measured is both together.
     let feeding = installation.servers.is_none().then(|| {
         let body = json!({ "payload_bytes": what.payload_bytes });
@@ -83,8 +83,9 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
         let now = Instant::now();
         if done > last.0 {
             last = (done, now);
-            if warm.is_none() && done >= warm_from {
-                warm = Some((done, now));
+            if warm.is_none() && (warm_from..jobs as u64).contains(&done) {
+                warm = Some(last);
+                looked = Looked::at(&all);
             }
         } else if now - last.1 > END {
             return Err(Failure::Failed(format!("only {done} of {jobs} jobs have ended")));
@@ -95,10 +96,8 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
         feeding.await.map_err(|error| Failure::Failed(error.to_string()))??;
     }
     let (before, since) = warm.unwrap_or((0, begin));
-    let mut report = looked.report(installation, "drain", jobs as u64, last.1 - begin).await?;
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = (last.0 - before) as f64 / (last.1 - since).as_secs_f64();
-    report.jobs_a_second = rate;
+    let mut report = looked.report(installation, "drain", last.0 - before, last.1 - since).await?;
+    (report.jobs, report.seconds) = (jobs as u64, (last.1 - begin).as_secs_f64());
     // What is finished is recorded and settled before they end.
     processes.into_iter().for_each(Process::end);
     Ok(report)

@@ -23,7 +23,7 @@ pub(super) const LOOK: Duration = Duration::from_millis(10);
 /// How long it is waited for what was taken to end.
 pub(super) const END: Duration = Duration::from_mins(2);
 /// How many jobs are looked at one by one.
-const LOOKED_AT: usize = 2000;
+const LOOKED_AT: usize = 10_000;
 /// Between two jobs on an idle installation.
 const IDLE_RATE: f64 = 50.0;
 
