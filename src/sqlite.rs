@@ -28,10 +28,13 @@ use tracing::error;
 
 /// How many writes go into one commit at most.
 const WRITES: usize = 64;
-/// How long a write that nobody waits for waits for one that someone waits for.
+/// How long a write that nobody waits for waits for others of its kind, that all of them be done at once.
 const LAZY: Duration = Duration::from_millis(50);
 /// How many read at once.
 const READERS: u32 = 4;
+/// How many rows are read ahead of whoever asked for them: as many as anyone asks for, for a thread that waits in between is
+/// woken again.
+const READ_AHEAD: usize = 500;
 /// How long another process, an operator's command for instance, may hold the file.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -127,6 +130,8 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY)
             .pragma("wal_autocheckpoint", "4000")
+            // A reader that has found so many rows waits until some have been taken.
+            .row_buffer_size(READ_AHEAD)
             .disable_statement_logging();
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
         let writer = options.connect().await.map_err(sqlite)?;
@@ -164,7 +169,7 @@ impl Database {
         answered.await.unwrap_or(Err(WriteError::Closed))
     }
 
-    /// Writes together with the next write, or a moment later. Nobody waits for it.
+    /// Writes a moment later, together with what is written then. Nobody waits for it.
     pub fn write_lazily<F>(&self, work: F)
     where
         F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync + 'static,
@@ -240,33 +245,32 @@ where
 
 async fn write_all(mut connection: SqliteConnection, mut messages: mpsc::UnboundedReceiver<Message>) {
     let mut received = Vec::with_capacity(WRITES);
-    let mut works: Vec<Box<dyn Work>> = Vec::with_capacity(WRITES);
+    let (mut works, mut lazy) = (Vec::<Box<dyn Work>>::with_capacity(WRITES), Vec::<Box<dyn Work>>::new());
     let mut closing = None;
-    // Until when lazy writes wait for company.
+    // Until when lazy writes wait.
     let mut patience = Instant::now();
     while closing.is_none() {
-        if works.is_empty() {
-            if messages.recv_many(&mut received, WRITES).await == 0 {
-                break;
-            }
-            patience = Instant::now() + LAZY;
-        } else if let Ok(0) = timeout_at(patience, messages.recv_many(&mut received, WRITES)).await {
+        let receive = messages.recv_many(&mut received, WRITES);
+        let count = if lazy.is_empty() { Ok(receive.await) } else { timeout_at(patience, receive).await };
+        if count == Ok(0) {
             closing = Some(None);
         }
-        let mut hurried = Instant::now() >= patience;
         for message in received.drain(..) {
             match message {
-                Message::Write(work) => {
-                    hurried = true;
-                    works.push(work);
+                Message::Write(work) => works.push(work),
+                Message::Lazy(work) => {
+                    if lazy.is_empty() {
+                        patience = Instant::now() + LAZY;
+                    }
+                    lazy.push(work);
                 }
-                Message::Lazy(work) => works.push(work),
                 Message::Close(done) => closing = Some(Some(done)),
             }
         }
-        if hurried || closing.is_some() || works.len() >= WRITES {
-            commit(&mut connection, std::mem::take(&mut works)).await;
+        if closing.is_some() || lazy.len() >= WRITES || Instant::now() >= patience {
+            works.append(&mut lazy);
         }
+        commit(&mut connection, std::mem::take(&mut works)).await;
     }
     if let Err(error) = connection.close().await {
         error!(%error, "SQLite did not close cleanly");
@@ -347,5 +351,32 @@ impl MultiRow {
             rows = later;
             Some((sqlx::query(AssertSqlSafe(text.clone())), now))
         })
+    }
+}
+
+/// Many questions in one statement, which finds what answers the first of them, then what answers the second, and so on; in a
+/// few fixed sizes.
+#[derive(Debug)]
+pub struct Questions {
+    sizes: [(usize, Arc<str>); Self::SIZES.len()],
+}
+
+impl Questions {
+    const SIZES: [usize; 4] = [1, 4, 16, 64];
+    /// How many one statement asks at most.
+    pub const MOST: usize = 64;
+
+    /// `select` is a constant of the program.
+    pub fn new(select: &'static str) -> Self {
+        let text = |size| vec![format!("SELECT * FROM ({select})"); size].join(" UNION ALL ");
+        Self { sizes: Self::SIZES.map(|size| (size, Arc::from(text(size)))) }
+    }
+
+    /// A statement that asks at least so many questions, of no more than [`Self::MOST`], and how many it asks: to ask some that
+    /// find nothing costs less than a second statement.
+    pub fn statement<'a>(&self, least: usize) -> (Query<'a, Sqlite, SqliteArguments>, usize) {
+        let [.., most] = &self.sizes;
+        let (size, text) = self.sizes.iter().find(|(size, _)| *size >= least).unwrap_or(most);
+        (sqlx::query(AssertSqlSafe(text.clone())), *size)
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! Keeps the contract of the port: a publish is answered when it is on the disk; that a message may have been given out
 //! is on the disk before its sink sees it (a mark that is moved ahead of the deliveries, in steps); and after a crash
-//! what was not settled comes again, counted. What is settled is deleted together with the next write, for nobody waits
-//! for that: a message that comes again although its job is recorded meets the fence. Of one kind it is deleted in runs,
-//! over the numbers of other kinds between.
+//! what was not settled comes again, counted. What is settled is deleted a moment later, for nobody waits for that: a
+//! message that comes again although its job is recorded meets the fence. What all kinds have to read or to delete is done
+//! together, and of one kind deleted in runs, over the numbers of other kinds between.
 
 mod line;
 mod publish;
 mod queue;
+mod reads;
 mod rows;
+mod settled;
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +25,7 @@ use async_trait::async_trait;
 use sqlx::{Row as _, SqliteConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::{line::Line, queue::Queue};
+use self::{line::Line, queue::Queue, reads::Reads, settled::Settled};
 use crate::{
     broker::{Observe, Outgoing, Publish, Publishing, PublishingAll, Sink, Subscribe, Subscription, way_in::WayIn},
     job::Kind,
@@ -40,6 +42,8 @@ pub struct Embedded {
 /// What the way in and the way out share.
 struct Shared {
     database: Arc<Database>,
+    reads: Arc<Reads>,
+    settled: Arc<Settled>,
     queues: Mutex<BTreeMap<Kind, Arc<Queue>>>,
     /// The number of the next message, over all kinds.
     next: AtomicI64,
@@ -51,7 +55,8 @@ impl Shared {
     fn queue(&self, kind: &Kind) -> Arc<Queue> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry(kind.clone()).or_insert_with(|| {
-            let queue = Arc::new(Queue::new(kind.clone(), self.database.clone()));
+            let (reads, settled) = (self.reads.clone(), self.settled.clone());
+            let queue = Arc::new(Queue::new(kind.clone(), self.database.clone(), reads, settled));
             tokio::spawn(self.stop.clone().run_until_cancelled_owned(queue.clone().pump()));
             queue
         });
@@ -69,8 +74,14 @@ impl Embedded {
         let left = database.write(|connection| Box::pin(recover(connection))).await?;
         let last = left.iter().map(|left| left.last).max().unwrap_or(0);
         let stop = CancellationToken::new();
-        let shared =
-            Arc::new(Shared { database, queues: Mutex::default(), next: AtomicI64::new(last + 1), stop: stop.clone() });
+        let shared = Arc::new(Shared {
+            reads: Arc::new(Reads::open(database.clone())),
+            settled: Arc::new(Settled::new(database.clone())),
+            database,
+            queues: Mutex::default(),
+            next: AtomicI64::new(last + 1),
+            stop: stop.clone(),
+        });
         for Left { kind, last, count } in left {
             // A kind that breaks the rule cannot have been published by this program.
             if let Ok(kind) = Kind::new(&kind) {

@@ -15,7 +15,7 @@ use crate::{
         way_in::{self, Waiting, WayIn},
     },
     crash_point,
-    job::{Kind, chain},
+    job::chain,
     sqlite::WriteError,
 };
 
@@ -37,10 +37,12 @@ async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
         let room = BURST - burst.len();
         way_in::and_the_rest(&mut waiting, &mut burst, room).await;
         let first = shared.next.fetch_add(i64::try_from(burst.len()).unwrap_or(0), Relaxed);
-        let (rows, answers): (Vec<_>, Vec<_>) = (first..)
+        let (mut rows, answers): (Vec<_>, Vec<_>) = (first..)
             .zip(burst.drain(..))
             .map(|(seq, Waiting { job, answer, .. })| (Row { seq, head: rows::head(&job.envelope), job }, answer))
             .unzip();
+        // Those of a kind lie together on the disk.
+        rows.sort_by(|one: &Row, other: &Row| one.job.envelope.kind.cmp(&other.job.envelope.kind));
         let rows: Arc<[Row]> = rows.into();
         let work = rows.clone();
         let written = shared
@@ -68,16 +70,10 @@ async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
 }
 
 fn tell_queues(shared: &Shared, rows: &[Row]) {
-    let mut kinds: Vec<(&Kind, i64, u64)> = Vec::new();
-    for row in rows {
-        let kind = &row.job.envelope.kind;
-        match kinds.iter_mut().find(|(known, ..)| *known == kind) {
-            Some((_, last, count)) => (*last, *count) = (row.seq, *count + 1),
-            None => kinds.push((kind, row.seq, 1)),
+    for rows in rows.chunk_by(|one, next| one.job.envelope.kind == next.job.envelope.kind) {
+        if let Some(last) = rows.last() {
+            shared.queue(&last.job.envelope.kind).published(last.seq, rows.len() as u64);
         }
-    }
-    for (kind, last, count) in kinds {
-        shared.queue(kind).published(last, count);
     }
 }
 

@@ -8,9 +8,13 @@ use std::{
 };
 
 use tokio::sync::{Mutex as AsyncMutex, Notify};
-use tracing::error;
+use tracing::{error, warn};
 
-use super::rows::{self, GivenBack, Stored};
+use super::{
+    reads::Reads,
+    rows::{self, GivenBack, Stored, Wanted},
+    settled::Settled,
+};
 use crate::{
     broker::{Delivery, Receipt, Sink},
     job::{Kind, chain},
@@ -35,6 +39,8 @@ const EPOCH: u32 = 1;
 pub(super) struct Queue {
     kind: Kind,
     database: Arc<Database>,
+    reads: Arc<Reads>,
+    settled: Arc<Settled>,
     state: Mutex<State>,
     wake: Notify,
     /// Held while messages are handed to lines, so that a line can be stopped between two bursts.
@@ -53,6 +59,8 @@ struct State {
     /// Given back, to be given out again.
     returned: BTreeSet<i64>,
     given_back: GivenBack,
+    /// Settled and not deleted, in any order.
+    settled: Vec<i64>,
     lines: Vec<LineState>,
     depth: u64,
 }
@@ -78,8 +86,9 @@ enum Next {
 }
 
 impl Queue {
-    pub(super) fn new(kind: Kind, database: Arc<Database>) -> Self {
-        Self { kind, database, state: Mutex::default(), wake: Notify::new(), giving: AsyncMutex::new(()) }
+    pub(super) fn new(kind: Kind, database: Arc<Database>, reads: Arc<Reads>, settled: Arc<Settled>) -> Self {
+        let (state, wake, giving) = (Mutex::default(), Notify::new(), AsyncMutex::new(()));
+        Self { kind, database, reads, settled, state, wake, giving }
     }
 
     pub(super) fn kind(&self) -> &Kind {
@@ -117,24 +126,31 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    pub(super) fn settle(&self, line: usize, receipts: &[Receipt]) {
+    pub(super) fn settle(self: &Arc<Self>, line: usize, receipts: &[Receipt]) {
         let mut state = self.lock();
-        let out = &mut state.lines[line].out;
-        let mut settled: Vec<_> =
-            receipts.iter().filter_map(|receipt| seq(*receipt)).filter(|seq| out.remove(seq)).collect();
-        state.depth = state.depth.saturating_sub(settled.len() as u64);
-        if !state.given_back.is_empty() {
-            state.given_back.retain(|seq, _| !settled.contains(seq));
+        let State { lines, settled, given_back, depth, .. } = &mut *state;
+        let before = settled.len();
+        let out = &mut lines[line].out;
+        settled.extend(receipts.iter().filter_map(|receipt| seq(*receipt)).filter(|seq| out.remove(seq)));
+        let new = &settled[before..];
+        *depth = depth.saturating_sub(new.len() as u64);
+        if !given_back.is_empty() {
+            given_back.retain(|seq, _| !new.contains(seq));
         }
-        settled.sort_unstable();
-        let runs = state.settled_runs(&settled);
+        let is_first = before == 0 && !new.is_empty();
         drop(state);
         self.wake.notify_one();
-        let (kind, runs) = (self.kind.clone(), Arc::<[_]>::from(runs));
-        self.database.write_lazily(move |connection| {
-            let (kind, runs) = (kind.clone(), runs.clone());
-            Box::pin(async move { rows::delete(connection, &kind, &runs).await })
-        });
+        if is_first {
+            self.settled.has_some(self.clone());
+        }
+    }
+
+    /// What was settled since this was last asked, as runs that may be deleted.
+    pub(super) fn take_settled(&self) -> Vec<RangeInclusive<i64>> {
+        let mut state = self.lock();
+        let mut settled = std::mem::take(&mut state.settled);
+        settled.sort_unstable();
+        state.settled_runs(&settled)
     }
 
     pub(super) fn give_back(&self, line: usize, receipts: &[Receipt]) {
@@ -158,14 +174,14 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// What is out on this line goes to others.
+    /// What is out on this line goes to others. What was settled is deleted once this has returned.
     pub(super) async fn close(&self, line: usize) {
         self.stop(line).await;
-        let mut state = self.lock();
-        let out = std::mem::take(&mut state.lines[line].out);
-        state.take_back(out);
-        drop(state);
+        self.lock().take_back_all_of(line);
         self.wake.notify_one();
+        if let Err(error) = self.settled.delete_now().await {
+            warn!(kind = %self.kind, error = chain(&error), "could not delete settled jobs; the fence keeps them from running again");
+        }
     }
 
     /// What was given back and is not given out again.
@@ -207,8 +223,7 @@ impl Queue {
 
     async fn give_new(&self, numbers: RangeInclusive<i64>, limit: usize) -> Result<(), String> {
         let last = *numbers.end();
-        let read = rows::read(self.database.readers(), &self.kind, numbers, limit).await;
-        let messages = read.map_err(|error| chain(&error))?;
+        let messages = self.reads.read(Wanted { kind: self.kind.clone(), numbers, limit }).await?;
         if messages.is_empty() {
             // Those numbers belong to other kinds, or to messages that are settled.
             let mut state = self.lock();
@@ -219,14 +234,16 @@ impl Queue {
     }
 
     async fn give_returned(&self, numbers: &[i64]) -> Result<(), String> {
+        let wanted = |number: &i64| Wanted { kind: self.kind.clone(), numbers: *number..=*number, limit: 1 };
+        let wanted: Vec<_> = numbers.iter().map(wanted).collect();
+        let read = rows::read(self.database.readers(), &wanted.iter().collect::<Vec<_>>()).await;
         let mut messages = Vec::with_capacity(numbers.len());
-        for &number in numbers {
-            let read = rows::read(self.database.readers(), &self.kind, number..=number, 1).await;
-            let read = read.map_err(|error| chain(&error))?;
-            if read.is_empty() {
-                self.lock().returned.remove(&number);
+        for (number, found) in numbers.iter().zip(read.map_err(|error| chain(&error))?) {
+            let found = found.map_err(|error| chain(&error))?;
+            if found.is_empty() {
+                self.lock().returned.remove(number);
             }
-            messages.extend(read);
+            messages.extend(found);
         }
         self.give_out(messages).await
     }
@@ -302,6 +319,11 @@ impl State {
         rows::runs(settled, |after, before| {
             !between(&self.returned, after, before) && !self.lines.iter().any(|line| between(&line.out, after, before))
         })
+    }
+
+    fn take_back_all_of(&mut self, line: usize) {
+        let out = std::mem::take(&mut self.lines[line].out);
+        self.take_back(out);
     }
 
     fn take_back(&mut self, seqs: impl IntoIterator<Item = i64>) {

@@ -7,14 +7,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use sqlx::{Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 use warren_messages::codec;
 
 use crate::{
     broker::Outgoing,
     job::{Envelope, Key, Kind, Suspicion, Tenant, Trace},
-    sqlite::MultiRow,
+    sqlite::{MultiRow, Questions},
 };
 
 /// A message to be written.
@@ -133,33 +133,55 @@ pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> s
     Ok(())
 }
 
-/// Reads messages of a kind, those whose numbers are in a range, in order.
-pub(super) async fn read(
-    readers: &SqlitePool,
-    kind: &Kind,
-    range: RangeInclusive<i64>,
-    limit: usize,
-) -> sqlx::Result<Vec<Stored>> {
-    let rows = sqlx::query(
-        "SELECT seq, given, id, created_at, head, body FROM messages
+/// Which messages are to be read: of a kind, those whose numbers are in a range, at most so many, in order.
+pub(super) struct Wanted {
+    pub(super) kind: Kind,
+    pub(super) numbers: RangeInclusive<i64>,
+    pub(super) limit: usize,
+}
+
+static READ: LazyLock<Questions> = LazyLock::new(|| {
+    Questions::new(
+        "SELECT ? AS place, seq, given, id, created_at, head, body FROM messages
          WHERE kind = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
     )
-    .bind(kind.as_str())
-    .bind(*range.start())
-    .bind(*range.end())
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .fetch_all(readers)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(Stored {
-                seq: row.try_get(0)?,
-                given: row.try_get(1)?,
-                envelope: envelope(kind, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?)?,
-                body: row.try_get(5)?,
-            })
-        })
-        .collect()
+});
+
+/// Reads messages. Answers for each that was wanted, in their order, what was found; an error in place of messages that
+/// cannot be read.
+pub(super) async fn read(readers: &SqlitePool, wanted: &[&Wanted]) -> sqlx::Result<Vec<sqlx::Result<Vec<Stored>>>> {
+    let mut found = Vec::with_capacity(wanted.len());
+    for part in wanted.chunks(Questions::MOST) {
+        let (mut query, size) = READ.statement(part.len());
+        for place in 0..size {
+            let (kind, numbers, limit) = match part.get(place) {
+                Some(Wanted { kind, numbers, limit }) => (kind.as_str(), numbers.clone(), *limit),
+                None => ("", 0..=0, 0),
+            };
+            query = query
+                .bind(i64::try_from(place).unwrap_or(i64::MAX))
+                .bind(kind)
+                .bind(*numbers.start())
+                .bind(*numbers.end())
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        }
+        let rows = query.fetch_all(readers).await?;
+        let mut rows = rows.iter().peekable();
+        for (place, Wanted { kind, .. }) in (0_i64..).zip(part) {
+            let its = std::iter::from_fn(|| rows.next_if(|row| row.try_get(0).is_ok_and(|of: i64| of == place)));
+            found.push(its.map(|row| stored(kind, row)).collect());
+        }
+    }
+    Ok(found)
+}
+
+fn stored(kind: &Kind, row: &SqliteRow) -> sqlx::Result<Stored> {
+    Ok(Stored {
+        seq: row.try_get(1)?,
+        given: row.try_get(2)?,
+        envelope: envelope(kind, row.try_get(3)?, row.try_get(4)?, row.try_get(5)?)?,
+        body: row.try_get(6)?,
+    })
 }
 
 /// Deletes messages of a kind, run by run.
@@ -222,6 +244,10 @@ pub(super) type GivenBack = HashMap<i64, u32>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        sqlite::{Database, Use},
+        store::{Installation as _, sqlite::Sqlite},
+    };
 
     #[test]
     fn an_envelope_survives_its_row_and_a_plain_one_needs_no_head() {
@@ -243,6 +269,40 @@ mod tests {
         let bytes = head(&full);
         let back = envelope(&kind, full.id, full.created_at, bytes.as_deref()).expect("what was written");
         assert_eq!(back, full);
+    }
+
+    #[tokio::test]
+    async fn what_many_kinds_want_is_found_for_each_and_what_cannot_be_read_is_told_to_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Arc::new(Database::open(folder.path(), Use::Owner).await.expect("a database"));
+        Sqlite::new(database.clone()).migrate().await.expect("a schema");
+        let kind = |number: i64| Kind::new(&format!("kind.k{number}")).expect("a good name");
+        // More than one statement asks for, and one that fits no size.
+        let kinds = 70_i64;
+        let row = |seq: i64| {
+            let envelope = Envelope::new(Uuid::from_u128(seq.cast_unsigned().into()), kind(seq % kinds), 1, 5);
+            let head = (seq == 3).then(|| vec![0xc1]);
+            Row { seq, job: Outgoing { envelope, body: seq.to_le_bytes().to_vec() }, head }
+        };
+        let rows: Arc<[Row]> = (0..kinds * 4).map(row).collect();
+        let written = database.write(move |connection| {
+            let rows = rows.clone();
+            Box::pin(async move { insert(connection, &rows).await })
+        });
+        written.await.expect("messages");
+        let mut wanted: Vec<_> =
+            (0..kinds).map(|number| Wanted { kind: kind(number), numbers: number + 1..=kinds * 4, limit: 2 }).collect();
+        wanted.push(Wanted { kind: kind(3), numbers: 0..=9, limit: 9 });
+        let wanted: Vec<_> = wanted.iter().collect();
+        let found = read(database.readers(), &wanted).await.expect("it answers");
+        assert_eq!(found.len(), wanted.len());
+        assert!(found[70].is_err(), "0xc1 begins nothing in MessagePack");
+        for (number, found) in (0..kinds).zip(&found) {
+            let found = found.as_ref().expect("messages");
+            let found: Vec<_> = found.iter().map(|stored| (stored.seq, stored.body.as_slice())).collect();
+            let [second, third] = [1, 2].map(|round| number + kinds * round);
+            assert_eq!(found, [(second, &second.to_le_bytes()[..]), (third, &third.to_le_bytes()[..])]);
+        }
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! Reads for all kinds: one task that reads what all of them want by then.
+//!
+//! To read a few messages costs mostly the way to SQLite's thread and back, and with many kinds each has only a few. So what
+//! is wanted while a read is under way is read together, as soon as that one is over. Must not know what is read for.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::rows::{self, Stored, Wanted};
+use crate::{
+    job::chain,
+    sqlite::{Database, Questions},
+};
+
+/// How many kinds are read for at once.
+const TOGETHER: usize = Questions::MOST;
+
+/// The way to the task that reads.
+#[derive(Debug)]
+pub(super) struct Reads {
+    asked: mpsc::UnboundedSender<Asked>,
+}
+
+struct Asked {
+    wanted: Wanted,
+    answer: oneshot::Sender<Result<Vec<Stored>, String>>,
+}
+
+impl Reads {
+    /// Begins to read. Must be called within a tokio runtime.
+    pub(super) fn open(database: Arc<Database>) -> Self {
+        let (sender, asked) = mpsc::unbounded_channel();
+        tokio::spawn(read_all(database, asked));
+        Self { asked: sender }
+    }
+
+    /// Reads what is wanted, in the order of its numbers.
+    pub(super) async fn read(&self, wanted: Wanted) -> Result<Vec<Stored>, String> {
+        let (answer, answered) = oneshot::channel();
+        _ = self.asked.send(Asked { wanted, answer });
+        answered.await.unwrap_or_else(|_| Err("nobody reads any more".into()))
+    }
+}
+
+async fn read_all(database: Arc<Database>, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    let mut together = Vec::with_capacity(TOGETHER);
+    while asked.recv_many(&mut together, TOGETHER).await > 0 {
+        // Tokio runs a task at once that another has woken. Those who are about to ask too do so before this goes on.
+        tokio::task::yield_now().await;
+        let room = TOGETHER - together.len();
+        together.extend(std::iter::from_fn(|| asked.try_recv().ok()).take(room));
+        let wanted: Vec<_> = together.iter().map(|asked| &asked.wanted).collect();
+        match rows::read(database.readers(), &wanted).await {
+            Ok(found) => {
+                for (Asked { answer, .. }, found) in together.drain(..).zip(found) {
+                    // Whoever asked may be gone.
+                    _ = answer.send(found.map_err(|error| chain(&error)));
+                }
+            }
+            Err(error) => {
+                let error = chain(&error);
+                together.drain(..).for_each(|asked| _ = asked.answer.send(Err(error.clone())));
+            }
+        }
+    }
+}
