@@ -32,8 +32,8 @@ const WRITES: usize = 64;
 const LAZY: Duration = Duration::from_millis(50);
 /// How many read at once.
 const READERS: u32 = 4;
-/// How many rows are read ahead of whoever asked for them: as many as anyone asks for, for a thread that waits in between is
-/// woken again.
+/// How many rows are read ahead of whoever takes them: mostly all that were asked for, since a thread that waits in between has to
+/// be woken again.
 const READ_AHEAD: usize = 500;
 /// How long another process, an operator's command for instance, may hold the file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -169,13 +169,15 @@ impl Database {
         answered.await.unwrap_or(Err(WriteError::Closed))
     }
 
-    /// Writes a moment later, together with what is written then. Nobody waits for it.
-    pub fn write_lazily<F>(&self, work: F)
+    /// Writes a moment later, together with what is written then, whether or not anyone waits for the answer.
+    pub fn write_lazily<F>(&self, work: F) -> impl Future<Output = Result<(), WriteError>> + Send + use<F>
     where
         F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync + 'static,
     {
-        let (answer, _) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        // Closed, the channel drops the answer with the write.
         _ = self.writes.send(Message::Lazy(Box::new(Write { work, done: None, answer })));
+        async move { answered.await.unwrap_or(Err(WriteError::Closed)) }
     }
 
     /// Writes all that was asked for so far, and nothing after it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::sync::{Mutex as AsyncMutex, Notify};
-use tracing::{error, warn};
+use tracing::error;
 
 use super::{
     reads::Reads,
@@ -59,7 +59,7 @@ struct State {
     /// Given back, to be given out again.
     returned: BTreeSet<i64>,
     given_back: GivenBack,
-    /// Settled and not deleted, in any order.
+    /// Settled, and nobody has asked for it to delete it: in any order.
     settled: Vec<i64>,
     lines: Vec<LineState>,
     depth: u64,
@@ -137,12 +137,12 @@ impl Queue {
         if !given_back.is_empty() {
             given_back.retain(|seq, _| !new.contains(seq));
         }
-        let is_first = before == 0 && !new.is_empty();
-        drop(state);
-        self.wake.notify_one();
-        if is_first {
+        // Before anyone else can settle something: what is to be deleted is to hold all of it.
+        if before == 0 && !new.is_empty() {
             self.settled.has_some(self.clone());
         }
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// What was settled since this was last asked, as runs that may be deleted.
@@ -179,9 +179,7 @@ impl Queue {
         self.stop(line).await;
         self.lock().take_back_all_of(line);
         self.wake.notify_one();
-        if let Err(error) = self.settled.delete_now().await {
-            warn!(kind = %self.kind, error = chain(&error), "could not delete settled jobs; the fence keeps them from running again");
-        }
+        self.settled.delete_before_the_end().await;
     }
 
     /// What was given back and is not given out again.

@@ -1,4 +1,4 @@
-//! Reads for all kinds: one task that reads what all of them want by then.
+//! Reads what is new for all kinds: one task that reads what all of them want by then.
 //!
 //! To read a few messages costs mostly the way to SQLite's thread and back, and with many kinds each has only a few. So what
 //! is wanted while a read is under way is read together, as soon as that one is over. Must not know what is read for.
@@ -58,9 +58,13 @@ async fn read_all(database: Arc<Database>, mut asked: mpsc::UnboundedReceiver<As
                     _ = answer.send(found.map_err(|error| chain(&error)));
                 }
             }
-            Err(error) => {
-                let error = chain(&error);
-                together.drain(..).for_each(|asked| _ = asked.answer.send(Err(error.clone())));
+            // What one of them wants may be what cannot be read.
+            Err(_) => {
+                for Asked { wanted, answer } in together.drain(..) {
+                    let alone = rows::read(database.readers(), &[&wanted]).await;
+                    let alone = alone.and_then(|found| found.into_iter().next().unwrap_or(Ok(Vec::new())));
+                    _ = answer.send(alone.map_err(|error| chain(&error)));
+                }
             }
         }
     }

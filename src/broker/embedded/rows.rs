@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -165,12 +166,16 @@ pub(super) async fn read(readers: &SqlitePool, wanted: &[&Wanted]) -> sqlx::Resu
                 .bind(*numbers.end())
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX));
         }
-        let rows = query.fetch_all(readers).await?;
-        let mut rows = rows.iter().peekable();
-        for (place, Wanted { kind, .. }) in (0_i64..).zip(part) {
-            let its = std::iter::from_fn(|| rows.next_if(|row| row.try_get(0).is_ok_and(|of: i64| of == place)));
-            found.push(its.map(|row| stored(kind, row)).collect());
+        let mut its: Vec<Vec<_>> = part.iter().map(|_| Vec::new()).collect();
+        let mut rows = query.fetch(readers);
+        while let Some(row) = rows.try_next().await? {
+            let place: i64 = row.try_get(0)?;
+            let place = usize::try_from(place).ok().filter(|place| *place < part.len());
+            let place = place.ok_or_else(|| sqlx::Error::Decode(format!("a row of no question: {row:?}").into()))?;
+            its[place].push(stored(&part[place].kind, &row));
         }
+        // Only now: an error of one must not hide what was found for others.
+        found.extend(its.into_iter().map(|its| its.into_iter().collect::<sqlx::Result<_>>()));
     }
     Ok(found)
 }
@@ -243,6 +248,8 @@ pub(super) type GivenBack = HashMap<i64, u32>;
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
     use crate::{
         sqlite::{Database, Use},
@@ -290,14 +297,15 @@ mod tests {
             Box::pin(async move { insert(connection, &rows).await })
         });
         written.await.expect("messages");
-        let mut wanted: Vec<_> =
-            (0..kinds).map(|number| Wanted { kind: kind(number), numbers: number + 1..=kinds * 4, limit: 2 }).collect();
-        wanted.push(Wanted { kind: kind(3), numbers: 0..=9, limit: 9 });
+        // Behind the bad one are good ones of its kind, and behind those other kinds.
+        let bad = Wanted { kind: kind(3), numbers: 0..=kinds * 4, limit: 9 };
+        let good = |number| Wanted { kind: kind(number), numbers: number + 1..=kinds * 4, limit: 2 };
+        let wanted: Vec<_> = iter::once(bad).chain((0..kinds).map(good)).collect();
         let wanted: Vec<_> = wanted.iter().collect();
         let found = read(database.readers(), &wanted).await.expect("it answers");
         assert_eq!(found.len(), wanted.len());
-        assert!(found[70].is_err(), "0xc1 begins nothing in MessagePack");
-        for (number, found) in (0..kinds).zip(&found) {
+        assert!(found[0].is_err(), "0xc1 begins nothing in MessagePack");
+        for (number, found) in (0..kinds).zip(&found[1..]) {
             let found = found.as_ref().expect("messages");
             let found: Vec<_> = found.iter().map(|stored| (stored.seq, stored.body.as_slice())).collect();
             let [second, third] = [1, 2].map(|round| number + kinds * round);

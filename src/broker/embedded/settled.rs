@@ -1,88 +1,234 @@
 //! What is settled and not deleted yet, of all kinds.
 //!
 //! Nobody waits for that: what is deleted too late comes again after a crash and meets the fence. So it waits a moment, and is
-//! then deleted for all kinds in one write, of each kind in as few statements as what is still out allows.
+//! then deleted for all kinds in one write, of each kind in as few statements as what is still out allows. What could not be
+//! deleted is deleted with what is settled next.
 
 use std::{
     mem,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use sqlx::SqliteConnection;
+use tokio::time::timeout;
+use tracing::warn;
 
 use super::{queue::Queue, rows};
 use crate::{
-    job::Kind,
+    job::{Kind, chain},
     sqlite::{Database, WriteError},
 };
 
-/// The queues of which something is to be deleted.
+/// How long whoever ends a line waits for what it has settled to be deleted.
+const DELETED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is to be deleted.
 pub(super) struct Settled {
     database: Arc<Database>,
-    queues: Queues,
+    waiting: Arc<Mutex<Waiting>>,
 }
 
-#[derive(Clone, Default)]
-struct Queues(Arc<Mutex<Vec<Arc<Queue>>>>);
-
-impl Queues {
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Queue>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+#[derive(Default)]
+struct Waiting {
+    /// Queues that have something settled of which nobody has asked yet.
+    queues: Vec<Arc<Queue>>,
+    /// What was asked of them and is not surely deleted.
+    runs: Vec<Arc<Runs>>,
 }
+
+/// Of each kind numbers that hold nothing which is not settled, and never will again.
+type Runs = Vec<(Kind, Vec<RangeInclusive<i64>>)>;
 
 impl Settled {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database, queues: Queues::default() }
+        Self { database, waiting: Arc::default() }
     }
 
-    /// Something of this queue is settled, for the first time since it was last asked what is.
+    /// Something of this queue is settled, for the first time since it was last asked what is. Must be called within a tokio
+    /// runtime.
     pub(super) fn has_some(&self, queue: Arc<Queue>) {
-        let mut queues = self.queues.lock();
-        queues.push(queue);
-        let is_first = queues.len() == 1;
-        drop(queues);
-        if is_first {
-            let deletion = self.deletion();
-            self.database.write_lazily(move |connection| {
-                let deletion = deletion.clone();
-                Box::pin(async move { deletion.run(connection).await })
-            });
+        let mut waiting = lock(&self.waiting);
+        waiting.queues.push(queue);
+        if waiting.queues.len() > 1 {
+            return;
         }
+        drop(waiting);
+        let deletion = self.deletion();
+        let work = deletion.clone();
+        let written = self.database.write_lazily(move |connection| {
+            let work = work.clone();
+            Box::pin(async move { work.run(connection).await })
+        });
+        tokio::spawn(async move {
+            match written.await {
+                Ok(()) => deletion.is_done(),
+                Err(error) => {
+                    warn!(error = chain(&error), "could not delete settled jobs; they stay until others are settled");
+                }
+            }
+        });
     }
 
     /// Deletes all that is settled, and answers when that is on the disk, also what is being deleted already.
     pub(super) async fn delete_now(&self) -> Result<(), WriteError> {
         let deletion = self.deletion();
+        let work = deletion.clone();
         let written = self.database.write(move |connection| {
-            let deletion = deletion.clone();
-            Box::pin(async move { deletion.run(connection).await })
+            let work = work.clone();
+            Box::pin(async move { work.run(connection).await })
         });
-        written.await
+        written.await.inspect(|()| deletion.is_done())
+    }
+
+    /// The same for whoever is about to end, which is not to take long.
+    pub(super) async fn delete_before_the_end(&self) {
+        let reason = match timeout(DELETED_WITHIN, self.delete_now()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => chain(&error),
+            Err(elapsed) => chain(&elapsed),
+        };
+        warn!(reason, "could not delete settled jobs; the fence keeps them from running again");
     }
 
     fn deletion(&self) -> Arc<Deletion> {
-        Arc::new(Deletion { queues: self.queues.clone(), runs: OnceLock::new() })
+        Arc::new(Deletion { waiting: self.waiting.clone(), runs: OnceLock::new() })
     }
 }
 
 /// One write that deletes what is settled by then.
 struct Deletion {
-    queues: Queues,
+    waiting: Arc<Mutex<Waiting>>,
     /// A write may be done more than once: what it deletes is said the first time.
-    runs: OnceLock<Vec<(Kind, Vec<RangeInclusive<i64>>)>>,
+    runs: OnceLock<Vec<Arc<Runs>>>,
 }
 
 impl Deletion {
     async fn run(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
-        let runs = self.runs.get_or_init(|| {
-            let queues = mem::take(&mut *self.queues.lock());
-            queues.into_iter().map(|queue| (queue.kind().clone(), queue.take_settled())).collect()
+        let all = self.runs.get_or_init(|| {
+            let queues = mem::take(&mut lock(&self.waiting).queues);
+            // Not while what waits is locked: a queue that is being settled holds its own lock, and waits for that one.
+            let runs: Runs = queues.iter().map(|queue| (queue.kind().clone(), queue.take_settled())).collect();
+            let mut waiting = lock(&self.waiting);
+            waiting.runs.push(Arc::new(runs));
+            waiting.runs.clone()
         });
-        for (kind, runs) in runs {
+        for (kind, runs) in all.iter().flat_map(|runs| runs.iter()) {
             rows::delete(connection, kind, runs).await?;
         }
         Ok(())
+    }
+
+    fn is_done(&self) {
+        let done = self.runs.get().map_or(&[][..], Vec::as_slice);
+        lock(&self.waiting).runs.retain(|runs| !done.iter().any(|done| Arc::ptr_eq(done, runs)));
+    }
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use uuid::Uuid;
+
+    use super::{
+        super::{Embedded, unsettled},
+        *,
+    };
+    use crate::{
+        broker::{Delivery, Outgoing, Publish as _, Sink, Subscribe as _, Subscription},
+        job::Envelope,
+        sqlite::Use,
+        store::{Installation as _, sqlite::Sqlite},
+    };
+
+    struct Basket(mpsc::UnboundedSender<Delivery>);
+
+    impl Sink for Basket {
+        fn deliver(&self, burst: Vec<Delivery>) {
+            for delivery in burst {
+                self.0.send(delivery).expect("someone takes it");
+            }
+        }
+    }
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        database: Arc<Database>,
+        broker: Embedded,
+        line: Arc<dyn Subscription>,
+        came: mpsc::UnboundedReceiver<Delivery>,
+    }
+
+    fn kind() -> Kind {
+        Kind::new("a.b").expect("a good name")
+    }
+
+    impl Bench {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let database = Arc::new(Database::open(folder.path(), Use::Owner).await.expect("a database"));
+            Sqlite::new(database.clone()).migrate().await.expect("a schema");
+            let broker = Embedded::open(database.clone()).await.expect("a broker");
+            let (sender, came) = mpsc::unbounded_channel();
+            let line = broker.subscribe(&kind(), 10, Arc::new(Basket(sender)));
+            Self { _folder: folder, database, broker, line, came }
+        }
+
+        async fn settle_one(&mut self) {
+            let job = Outgoing { envelope: Envelope::new(Uuid::from_u128(7), kind(), 1, 5), body: Vec::new() };
+            self.broker.publish(job).await.expect("it is on the disk");
+            let delivery = self.came.recv().await.expect("a delivery");
+            self.line.settle(&[delivery.receipt]);
+        }
+
+        /// Waits until so many are left in the file.
+        async fn left(&self, count: u64) {
+            let left =
+                async || unsettled(&self.database).await.expect("it answers").iter().map(|left| left.1).sum::<u64>();
+            let comes = async {
+                while left().await != count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(20), comes).await.expect("it comes to that");
+        }
+
+        async fn execute(&self, statement: &'static str) {
+            let done = self.database.write(move |connection| {
+                Box::pin(async move { sqlx::query(statement).execute(connection).await.map(drop) })
+            });
+            done.await.expect("a statement");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_settled_leaves_the_file_by_itself_each_time() {
+        let mut bench = Bench::new().await;
+        for _ in 0..2 {
+            bench.settle_one().await;
+            bench.left(0).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_deleted_is_deleted_with_what_is_settled_next() {
+        let mut bench = Bench::new().await;
+        bench.execute("CREATE TRIGGER no BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+        bench.settle_one().await;
+        // Each is done by then, since writes are done in their order.
+        bench.line.close().await;
+        bench.left(1).await;
+        bench.execute("DROP TRIGGER no").await;
+        let (sender, came) = mpsc::unbounded_channel();
+        bench.line = bench.broker.subscribe(&kind(), 10, Arc::new(Basket(sender)));
+        bench.came = came;
+        bench.settle_one().await;
+        bench.left(0).await;
+        assert!(lock(&bench.broker.shared.settled.waiting).runs.is_empty(), "what is deleted is forgotten");
     }
 }
