@@ -83,7 +83,7 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
         let now = Instant::now();
         if done > last.0 {
             last = (done, now);
-            if warm.is_none() && (warm_from..jobs as u64).contains(&done) {
+            if warm.is_none() && (warm_from..jobs as u64 / 2).contains(&done) {
                 warm = Some(last);
                 looked = Looked::at(&all);
             }

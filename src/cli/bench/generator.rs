@@ -131,13 +131,8 @@ async fn part(
     keep_answers: bool,
 ) -> Result<Sent, Failure> {
     let connections = try_join_all((0..connections).map(|_| Connection::to(&shared.plan.gateway))).await;
-    if let Some(mut paces) = paces {
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            while let Some(together) = paces.recv().await {
-                shared.due.add_permits(together);
-            }
-        });
+    if let Some(told) = paces {
+        tokio::spawn(Paces { shared: shared.clone(), told }.follow());
     }
     shared.connected.wait().await;
     let mut tasks = JoinSet::new();
@@ -213,6 +208,30 @@ impl Shared {
         }
         // Each connection comes for one more, and sees that the time is over. Closed, those that are late would be left out.
         let_go(self.plan.connections);
+    }
+}
+
+/// Lets requests go as it is told, for as long as its thread is there; what it was told and has not done by then, it does at the
+/// end, for others wait for it.
+struct Paces {
+    shared: Arc<Shared>,
+    told: mpsc::UnboundedReceiver<usize>,
+}
+
+impl Paces {
+    async fn follow(mut self) {
+        while let Some(together) = self.told.recv().await {
+            self.shared.due.add_permits(together);
+        }
+    }
+}
+
+impl Drop for Paces {
+    fn drop(&mut self) {
+        self.told.close();
+        while let Ok(together) = self.told.try_recv() {
+            self.shared.due.add_permits(together);
+        }
     }
 }
 

@@ -133,8 +133,8 @@ async fn latency(installation: &Installation, load: &Load) -> Result<Report, Fai
         plan(&first, load, Some(rate), |_| Send { path: PROBE, headers: Vec::new(), body: Bytes::from_static(b"{}") });
     let Sent { latencies, lags, answers, refused, took } = generator::send(plan, true).await?;
     let jobs = latencies.len() as u64;
-    let ends = ends(&first, &answers).await?;
     let mut report = looked.report(installation, "latency", jobs, took).await?;
+    let ends = ends(&first, &answers).await?;
     report.refused = refused;
     let since = |from: fn(&End) -> Micros, to: fn(&End) -> Option<Micros>| {
         ends.iter().filter_map(|end| Some(between(from(end), to(end)?))).collect()
@@ -176,8 +176,8 @@ async fn mixed(installation: &Installation, load: &Load) -> Result<Report, Failu
     let Sent { latencies, answers, refused, took, .. } =
         generator::send(plan(&first, load, Some(rate), request), true).await?;
     let jobs = latencies.len() as u64;
-    let ends = ends(&first, &answers).await?;
     let mut report = looked.report(installation, "mixed", jobs, took).await?;
+    let ends = ends(&first, &answers).await?;
     report.refused = refused;
     let recorded = ends.iter().filter_map(|end| Some(between(end.due, end.recorded?))).collect();
     for (what, all) in [("due to confirmed", latencies), ("due to recorded", recorded)] {
