@@ -69,9 +69,9 @@ impl WayIn {
 
 /// Adds at most so many that are about to wait to those that a burst begins with.
 ///
-/// Tokio runs a task at once that another has woken. Those who are about to publish too run before this goes on, so that a
+/// Tokio runs a task at once that another has woken. Those who are about to come too run before this goes on, so that a
 /// burst is not the first of them alone.
-pub(super) async fn and_the_rest(waiting: &mut mpsc::Receiver<Waiting>, burst: &mut impl Extend<Waiting>, most: usize) {
+pub(super) async fn and_the_rest<T>(waiting: &mut mpsc::Receiver<T>, burst: &mut impl Extend<T>, most: usize) {
     tokio::task::yield_now().await;
     burst.extend(iter::from_fn(|| waiting.try_recv().ok()).take(most));
 }

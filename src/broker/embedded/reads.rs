@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::rows::{self, Stored, Wanted};
 use crate::{
+    broker::way_in,
     job::chain,
     sqlite::{Database, Questions},
 };
@@ -19,7 +20,7 @@ const TOGETHER: usize = Questions::MOST;
 /// The way to the task that reads.
 #[derive(Debug)]
 pub(super) struct Reads {
-    asked: mpsc::UnboundedSender<Asked>,
+    asked: mpsc::Sender<Asked>,
 }
 
 struct Asked {
@@ -30,7 +31,7 @@ struct Asked {
 impl Reads {
     /// Begins to read. Must be called within a tokio runtime.
     pub(super) fn open(database: Arc<Database>) -> Self {
-        let (sender, asked) = mpsc::unbounded_channel();
+        let (sender, asked) = mpsc::channel(TOGETHER);
         tokio::spawn(read_all(database, asked));
         Self { asked: sender }
     }
@@ -38,18 +39,17 @@ impl Reads {
     /// Reads what is wanted, in the order of its numbers.
     pub(super) async fn read(&self, wanted: Wanted) -> Result<Vec<Stored>, String> {
         let (answer, answered) = oneshot::channel();
-        _ = self.asked.send(Asked { wanted, answer });
+        // Where nobody reads any more, the answer is dropped.
+        _ = self.asked.send(Asked { wanted, answer }).await;
         answered.await.unwrap_or_else(|_| Err("nobody reads any more".into()))
     }
 }
 
-async fn read_all(database: Arc<Database>, mut asked: mpsc::UnboundedReceiver<Asked>) {
+async fn read_all(database: Arc<Database>, mut asked: mpsc::Receiver<Asked>) {
     let mut together = Vec::with_capacity(TOGETHER);
     while asked.recv_many(&mut together, TOGETHER).await > 0 {
-        // Tokio runs a task at once that another has woken. Those who are about to ask too do so before this goes on.
-        tokio::task::yield_now().await;
         let room = TOGETHER - together.len();
-        together.extend(std::iter::from_fn(|| asked.try_recv().ok()).take(room));
+        way_in::and_the_rest(&mut asked, &mut together, room).await;
         let wanted: Vec<_> = together.iter().map(|asked| &asked.wanted).collect();
         match rows::read(database.readers(), &wanted).await {
             Ok(found) => {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use sqlx::SqliteConnection;
 use tokio::time::timeout;
 use tracing::warn;
@@ -18,11 +19,10 @@ use tracing::warn;
 use super::{queue::Queue, rows};
 use crate::{
     job::{Kind, chain},
+    retry::Reconnect,
     sqlite::{Database, WriteError},
 };
 
-/// Before what could not be deleted is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
 /// How long whoever ends a line waits for what it has settled to be deleted.
 const DELETED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -63,19 +63,20 @@ impl Settled {
 
     /// Deletes what is settled, until nothing is.
     async fn delete_lazily(self) {
+        let mut pauses = Reconnect::new();
         loop {
             let deletion = self.deletion();
-            let work = deletion.clone();
-            let written = self.database.write_lazily(move |connection| {
-                let work = work.clone();
-                Box::pin(async move { work.run(connection).await })
-            });
-            match written.await {
-                Ok(()) => deletion.is_done(),
+            match self.database.write_lazily(deletion.work()).await {
+                Ok(()) => {
+                    deletion.is_done();
+                    pauses.reset();
+                }
                 Err(WriteError::Closed) => return,
                 Err(error) => {
-                    warn!(error = chain(&error), "could not delete settled jobs; once more soon");
-                    tokio::time::sleep(PAUSE).await;
+                    // What is settled meanwhile waits for this task.
+                    let pause = pauses.pause();
+                    warn!(error = chain(&error), ?pause, "could not delete settled jobs; they wait");
+                    tokio::time::sleep(pause).await;
                     continue;
                 }
             }
@@ -88,14 +89,9 @@ impl Settled {
     }
 
     /// Deletes all that is settled, and answers when that is on the disk, also what is being deleted already.
-    pub(super) async fn delete_now(&self) -> Result<(), WriteError> {
+    async fn delete_now(&self) -> Result<(), WriteError> {
         let deletion = self.deletion();
-        let work = deletion.clone();
-        let written = self.database.write(move |connection| {
-            let work = work.clone();
-            Box::pin(async move { work.run(connection).await })
-        });
-        written.await.inspect(|()| deletion.is_done())
+        self.database.write(deletion.work()).await.inspect(|()| deletion.is_done())
     }
 
     /// The same for whoever is about to end, which is not to take long.
@@ -121,6 +117,16 @@ struct Deletion {
 }
 
 impl Deletion {
+    fn work(
+        self: &Arc<Self>,
+    ) -> impl for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync + use<> {
+        let deletion = self.clone();
+        move |connection| {
+            let deletion = deletion.clone();
+            Box::pin(async move { deletion.run(connection).await })
+        }
+    }
+
     async fn run(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let all = self.runs.get_or_init(|| {
             let queues = mem::take(&mut lock(&self.waiting).queues);
