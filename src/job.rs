@@ -57,6 +57,11 @@ impl Kind {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name, for whoever keeps it: nothing is copied.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
 }
 
 impl Tenant {

@@ -20,16 +20,11 @@ use sqlx::{
     query::Query,
     sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, timeout_at},
-};
+use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 /// How many writes go into one commit at most.
 const WRITES: usize = 64;
-/// How long a write that nobody waits for waits for others of its kind, that all of them be done at once.
-const LAZY: Duration = Duration::from_millis(50);
 /// How many read at once.
 const READERS: u32 = 4;
 /// How many rows are read ahead of whoever takes them: mostly all that were asked for, since a thread that waits in between has to
@@ -101,7 +96,6 @@ pub enum Use {
 
 enum Message {
     Write(Box<dyn Work>),
-    Lazy(Box<dyn Work>),
     Close(oneshot::Sender<()>),
 }
 
@@ -157,7 +151,7 @@ impl Database {
     }
 
     /// Writes in a transaction that may hold other writes too, and answers when it is on the disk. `work` may run more
-    /// than once, and must do nothing but write.
+    /// than once, must do nothing but write, and ends with its first error: SQLite may have rolled all of it back by then.
     pub async fn write<T, F>(&self, work: F) -> Result<T, WriteError>
     where
         T: Send + 'static,
@@ -167,17 +161,6 @@ impl Database {
         let write = Box::new(Write { work, done: None, answer });
         self.writes.send(Message::Write(write)).map_err(|_| WriteError::Closed)?;
         answered.await.unwrap_or(Err(WriteError::Closed))
-    }
-
-    /// Writes a moment later, together with what is written then, whether or not anyone waits for the answer.
-    pub fn write_lazily<F>(&self, work: F) -> impl Future<Output = Result<(), WriteError>> + Send + use<F>
-    where
-        F: for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        // Closed, the channel drops the answer with the write.
-        _ = self.writes.send(Message::Lazy(Box::new(Write { work, done: None, answer })));
-        async move { answered.await.unwrap_or(Err(WriteError::Closed)) }
     }
 
     /// Writes all that was asked for so far, and nothing after it.
@@ -235,44 +218,34 @@ where
     }
 
     fn answer(self: Box<Self>, committed: Result<(), Arc<sqlx::Error>>) {
-        let answer = match (committed, self.done) {
+        let Self { work, done, answer: answered } = *self;
+        // Before the answer, so that whoever gets it is alone in holding what was written.
+        drop(work);
+        let answer = match (committed, done) {
             (Ok(()), Some(done)) => Ok(done),
             (Ok(()), None) => Err(WriteError::Closed),
             (Err(error), _) => Err(WriteError::Sqlite(error)),
         };
         // Whoever asked may have gone away; the write is done all the same.
-        _ = self.answer.send(answer);
+        _ = answered.send(answer);
     }
 }
 
 async fn write_all(mut connection: SqliteConnection, mut messages: mpsc::UnboundedReceiver<Message>) {
     let mut received = Vec::with_capacity(WRITES);
-    let (mut works, mut lazy) = (Vec::<Box<dyn Work>>::with_capacity(WRITES), Vec::<Box<dyn Work>>::new());
     let mut closing = None;
-    // Until when lazy writes wait.
-    let mut patience = Instant::now();
     while closing.is_none() {
-        let receive = messages.recv_many(&mut received, WRITES);
-        let count = if lazy.is_empty() { Ok(receive.await) } else { timeout_at(patience, receive).await };
-        if count == Ok(0) {
+        if messages.recv_many(&mut received, WRITES).await == 0 {
             closing = Some(None);
         }
+        let mut works = Vec::with_capacity(received.len());
         for message in received.drain(..) {
             match message {
                 Message::Write(work) => works.push(work),
-                Message::Lazy(work) => {
-                    if lazy.is_empty() {
-                        patience = Instant::now() + LAZY;
-                    }
-                    lazy.push(work);
-                }
                 Message::Close(done) => closing = Some(Some(done)),
             }
         }
-        if closing.is_some() || lazy.len() >= WRITES || Instant::now() >= patience {
-            works.append(&mut lazy);
-        }
-        commit(&mut connection, std::mem::take(&mut works)).await;
+        commit(&mut connection, works).await;
     }
     if let Err(error) = connection.close().await {
         error!(%error, "SQLite did not close cleanly");
@@ -308,13 +281,12 @@ async fn commit(connection: &mut SqliteConnection, mut works: Vec<Box<dyn Work>>
 }
 
 async fn transact(connection: &mut SqliteConnection, works: &mut [Box<dyn Work>]) -> sqlx::Result<()> {
-    connection.execute("BEGIN IMMEDIATE").await?;
-    let mut done = Ok(());
+    let mut done = connection.execute("BEGIN IMMEDIATE").await.map(drop);
     for work in works {
-        done = work.run(connection).await;
         if done.is_err() {
             break;
         }
+        done = work.run(connection).await;
     }
     if done.is_ok() {
         done = connection.execute("COMMIT").await.map(drop);
@@ -326,16 +298,19 @@ async fn transact(connection: &mut SqliteConnection, works: &mut [Box<dyn Work>]
     done
 }
 
-/// A statement over many rows, in a few fixed sizes: SQLite reads a statement's text once for each size and no more.
+/// A statement over many rows, in a few fixed sizes: SQLite reads a statement's text once for each size and no more, and what is
+/// cut into few statements goes to its thread and back few times.
 #[derive(Debug)]
 pub struct MultiRow {
-    sizes: [(usize, Arc<str>); 4],
+    sizes: [(usize, Arc<str>); Self::SIZES.len()],
 }
 
 impl MultiRow {
+    const SIZES: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
+
     /// `head`, then for each row `row` joined by commas, then `tail`. All three are constants of the program.
     pub fn new(head: &'static str, row: &'static str, tail: &'static str) -> Self {
-        let sizes = [128, 32, 8, 1].map(|size| {
+        let sizes = Self::SIZES.map(|size| {
             let rows = vec![row; size].join(",");
             (size, Arc::from(format!("{head} {rows} {tail}")))
         });
@@ -356,27 +331,37 @@ impl MultiRow {
     }
 }
 
-/// Many questions in one statement, which finds what answers the first of them, then what answers the second, and so on; in a
-/// few fixed sizes.
+/// The same statement many times over, in a few fixed sizes, that goes to SQLite's thread once.
 #[derive(Debug)]
-pub struct Questions {
+pub struct Repeated {
     sizes: [(usize, Arc<str>); Self::SIZES.len()],
 }
 
-impl Questions {
+impl Repeated {
     const SIZES: [usize; 4] = [1, 4, 16, 64];
-    /// How many one statement asks at most.
+    /// How often at most.
     pub const MOST: usize = 64;
 
-    /// `select` is a constant of the program.
-    pub fn new(select: &'static str) -> Self {
-        let text = |size| vec![format!("SELECT * FROM ({select})"); size].join(" UNION ALL ");
+    /// Questions: what answers the first of them is found first, then what answers the second, and so on. `select` is a
+    /// constant of the program.
+    pub fn questions(select: &'static str) -> Self {
+        Self::new(|size| vec![format!("SELECT * FROM ({select})"); size].join(" UNION ALL "))
+    }
+
+    /// Commands, done one after the other. `command` is a constant of the program. That sqlx takes several with arguments is
+    /// deprecated; nothing else of it does with one message to that thread.
+    pub fn commands(command: &'static str) -> Self {
+        Self::new(|size| vec![command; size].join(";"))
+    }
+
+    fn new(text: impl Fn(usize) -> String) -> Self {
         Self { sizes: Self::SIZES.map(|size| (size, Arc::from(text(size)))) }
     }
 
-    /// A statement that asks at least so many questions, of no more than [`Self::MOST`], and how many it asks: to ask some that
-    /// find nothing costs less than a second statement.
+    /// A statement with room for at least so many, of no more than [`Self::MOST`], and for how many it has room: some that
+    /// find nothing cost less than a second statement. What is not bound is NULL.
     pub fn statement<'a>(&self, least: usize) -> (Query<'a, Sqlite, SqliteArguments>, usize) {
+        debug_assert!(least <= Self::MOST, "{least} are more than one statement holds");
         let [.., most] = &self.sizes;
         let (size, text) = self.sizes.iter().find(|(size, _)| *size >= least).unwrap_or(most);
         (sqlx::query(AssertSqlSafe(text.clone())), *size)

@@ -3,9 +3,11 @@
 //! Keeps the contract of the port: a publish is answered when it is on the disk; that a message may have been given out
 //! is on the disk before its sink sees it (a mark that is moved ahead of the deliveries, in steps); and after a crash
 //! what was not settled comes again, counted. What is settled is deleted a moment later, for nobody waits for that: a
-//! message that comes again although its job is recorded meets the fence. What all kinds have to read or to delete is done
-//! together, and of one kind deleted in runs, over the numbers of other kinds between.
+//! message that comes again although its job is recorded meets the fence. What was just written is mostly given out from
+//! memory. What all kinds have to read or to delete is done together, and of one kind deleted in runs, over the numbers of
+//! other kinds between.
 
+mod fresh;
 mod line;
 mod publish;
 mod queue;
@@ -76,7 +78,7 @@ impl Embedded {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             reads: Arc::new(Reads::open(database.clone())),
-            settled: Arc::new(Settled::new(database.clone())),
+            settled: Arc::new(Settled::new(&database)),
             database,
             queues: Mutex::default(),
             next: AtomicI64::new(last + 1),
@@ -85,7 +87,7 @@ impl Embedded {
         for Left { kind, last, count } in left {
             // A kind that breaks the rule cannot have been published by this program.
             if let Ok(kind) = Kind::new(&kind) {
-                shared.queue(&kind).published(last, count);
+                shared.queue(&kind).left(last, count);
             }
         }
         let way_in = publish::open(shared.clone());

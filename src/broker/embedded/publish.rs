@@ -1,6 +1,9 @@
 //! The way in: one task that writes whatever has gathered, and answers when it is on the disk.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    iter,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tokio::sync::mpsc;
 use tracing::error;
@@ -22,7 +25,7 @@ use crate::{
 /// How many may wait to be written.
 const WAITING: usize = 4096;
 /// How many are written in one go.
-const BURST: usize = 500;
+const BURST: usize = 1000;
 
 /// Begins to write. Must be called within a tokio runtime.
 pub(super) fn open(shared: Arc<Shared>) -> WayIn {
@@ -42,8 +45,8 @@ async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
             .map(|(seq, Waiting { job, answer, .. })| (Row { seq, head: rows::head(&job.envelope), job }, answer))
             .unzip();
         // Those of a kind lie together on the disk.
-        rows.sort_by(|one: &Row, other: &Row| one.job.envelope.kind.cmp(&other.job.envelope.kind));
-        let rows: Arc<[Row]> = rows.into();
+        rows.sort_by_cached_key(|row: &Row| row.job.envelope.kind.shared());
+        let rows = Arc::new(rows);
         let work = rows.clone();
         let written = shared
             .database
@@ -55,7 +58,7 @@ async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
         let answer = match written {
             Ok(()) => {
                 crash_point!("broker: published, not confirmed");
-                tell_queues(&shared, &rows);
+                tell_queues(&shared, Arc::unwrap_or_clone(rows));
                 Ok(())
             }
             Err(error) => {
@@ -69,11 +72,11 @@ async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
     }
 }
 
-fn tell_queues(shared: &Shared, rows: &[Row]) {
-    for rows in rows.chunk_by(|one, next| one.job.envelope.kind == next.job.envelope.kind) {
-        if let Some(last) = rows.last() {
-            shared.queue(&last.job.envelope.kind).published(last.seq, rows.len() as u64);
-        }
+fn tell_queues(shared: &Shared, rows: Vec<Row>) {
+    let mut rows = rows.into_iter().peekable();
+    while let Some(first) = rows.peek() {
+        let kind = first.job.envelope.kind.clone();
+        shared.queue(&kind).published(iter::from_fn(|| rows.next_if(|row| row.job.envelope.kind == kind)));
     }
 }
 

@@ -11,8 +11,9 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tracing::error;
 
 use super::{
+    fresh::Fresh,
     reads::Reads,
-    rows::{self, GivenBack, Stored, Wanted},
+    rows::{self, GivenBack, Row, Stored, Wanted},
     settled::Settled,
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     sqlite::Database,
 };
 
-/// How many messages are read at once.
+/// How many messages are read, or given out from memory, at once.
 const READ: usize = 500;
 /// How many messages the mark is moved ahead of the deliveries. After a crash, about this many more count as given out once
 /// than were (more if suddenly fewer of other kinds are published): it takes two to make a suspect, and a suspect only runs
@@ -59,6 +60,8 @@ struct State {
     /// Given back, to be given out again.
     returned: BTreeSet<i64>,
     given_back: GivenBack,
+    /// Of those behind `given`, what need not be read.
+    fresh: Fresh,
     /// Settled, and nobody has asked for it to delete it: in any order.
     settled: Vec<i64>,
     lines: Vec<LineState>,
@@ -81,6 +84,7 @@ impl LineState {
 /// What the pump does next.
 enum Next {
     Wait,
+    GiveFresh { messages: Vec<Stored> },
     Read { numbers: RangeInclusive<i64>, room: usize },
     ReadReturned { numbers: Vec<i64> },
 }
@@ -95,11 +99,19 @@ impl Queue {
         &self.kind
     }
 
-    /// More messages are on the disk, up to this one.
-    pub(super) fn published(&self, last: i64, count: u64) {
+    /// Messages of an earlier process are on the disk, up to this one.
+    pub(super) fn left(&self, last: i64, count: u64) {
         let mut state = self.lock();
-        state.last = state.last.max(last);
-        state.depth += count;
+        (state.last, state.depth) = (last, count);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// These are on the disk now, behind all others of this kind.
+    pub(super) fn published(&self, rows: impl Iterator<Item = Row>) {
+        let mut state = self.lock();
+        let room = state.room();
+        rows.for_each(|row| state.note(row, room));
         drop(state);
         self.wake.notify_one();
     }
@@ -139,7 +151,7 @@ impl Queue {
         }
         // Before anyone else can settle something: what is to be deleted is to hold all of it.
         if before == 0 && !new.is_empty() {
-            self.settled.has_some(self.clone());
+            self.settled.has_some(self);
         }
         drop(state);
         self.wake.notify_one();
@@ -195,6 +207,7 @@ impl Queue {
                     self.wake.notified().await;
                     continue;
                 }
+                Next::GiveFresh { messages } => self.give_fresh(messages).await,
                 Next::Read { numbers, room } => self.give_new(numbers, room.min(READ)).await,
                 Next::ReadReturned { numbers } => self.give_returned(&numbers).await,
             };
@@ -206,12 +219,14 @@ impl Queue {
     }
 
     fn next(&self) -> Next {
-        let state = self.lock();
-        let room: usize = state.lines.iter().map(LineState::room).sum();
+        let mut state = self.lock();
+        let room = state.room();
         if room == 0 {
             Next::Wait
         } else if !state.returned.is_empty() {
             Next::ReadReturned { numbers: state.returned.iter().copied().take(room.min(READ)).collect() }
+        } else if let Some(messages) = state.fresh.take(room.min(READ)) {
+            Next::GiveFresh { messages }
         } else if state.given < state.last {
             Next::Read { numbers: state.given + 1..=state.last, room }
         } else {
@@ -229,6 +244,17 @@ impl Queue {
             return Ok(());
         }
         self.give_out(messages).await
+    }
+
+    async fn give_fresh(&self, messages: Vec<Stored>) -> Result<(), String> {
+        let last = messages.last().map_or(0, |message| message.seq);
+        let given = self.give_out(messages).await;
+        let mut state = self.lock();
+        if state.given < last {
+            // Not all of them, so those behind them are no longer next: all are read.
+            state.fresh.forget();
+        }
+        given
     }
 
     async fn give_returned(&self, numbers: &[i64]) -> Result<(), String> {
@@ -249,7 +275,7 @@ impl Queue {
     async fn give_out(&self, messages: Vec<Stored>) -> Result<(), String> {
         let last = messages.last().map_or(0, |message| message.seq);
         if last > self.lock().mark {
-            let (kind, upto) = (self.kind.clone(), last + STEP * spacing(&messages));
+            let (kind, upto) = (self.kind.clone(), last + STEP * spacing(self.lock().given, &messages));
             let marked = self.database.write(move |connection| {
                 let kind = kind.clone();
                 Box::pin(async move { rows::mark(connection, &kind, upto).await })
@@ -310,6 +336,17 @@ impl Queue {
 }
 
 impl State {
+    fn room(&self) -> usize {
+        self.lines.iter().map(LineState::room).sum()
+    }
+
+    /// A message, newer than all others of its kind, is on the disk.
+    fn note(&mut self, row: Row, room: usize) {
+        let (seq, all_given) = (row.seq, self.given >= self.last);
+        self.fresh.note(row, self.last, all_given, room);
+        (self.last, self.depth) = (seq, self.depth + 1);
+    }
+
     /// Sorted numbers of settled messages as runs that hold no message of this kind that is not settled: numbers are given
     /// over all kinds, so what lies between two of one kind mostly belongs to others.
     fn settled_runs(&self, settled: &[i64]) -> Vec<RangeInclusive<i64>> {
@@ -332,10 +369,11 @@ impl State {
     }
 }
 
-/// How far one of these messages mostly is from the next: more than one number where other kinds are published too. Not the
-/// mean, which an old one that was left behind would make too much.
-fn spacing(messages: &[Stored]) -> i64 {
-    let mut gaps: Vec<_> = messages.windows(2).map(|pair| pair[1].seq - pair[0].seq).collect();
+/// How far one of these messages mostly is from the one before it, the first from the last that was given out (0: none): more than
+/// one number where other kinds are published too. Not the mean, which an old one that was left behind would make too much.
+fn spacing(given: i64, messages: &[Stored]) -> i64 {
+    let seqs = Some(given).filter(|given| *given > 0).into_iter().chain(messages.iter().map(|message| message.seq));
+    let mut gaps: Vec<_> = seqs.clone().zip(seqs.skip(1)).map(|(one, next)| next - one).collect();
     gaps.sort_unstable();
     gaps.get(gaps.len() / 2).map_or(1, |gap| (*gap).clamp(1, FAR))
 }
@@ -348,25 +386,31 @@ fn seq(receipt: Receipt) -> Option<i64> {
 mod tests {
     use uuid::Uuid;
 
-    use super::*;
-    use crate::job::Envelope;
+    use super::{super::fresh::MOST_BYTES, *};
+    use crate::{broker::Outgoing, job::Envelope, sqlite::Use};
+
+    fn envelope() -> Envelope {
+        Envelope::new(Uuid::from_u128(7), Kind::new("a.b").expect("a good name"), 1, 5)
+    }
 
     fn stored(seqs: impl IntoIterator<Item = i64>) -> Vec<Stored> {
-        let kind = Kind::new("a.b").expect("a good name");
-        let message = |seq| {
-            let envelope = Envelope::new(Uuid::from_u128(7), kind.clone(), 1, 5);
-            Stored { seq, given: 0, envelope, body: Vec::new() }
-        };
+        let message = |seq| Stored { seq, given: 0, envelope: envelope(), body: Vec::new() };
         seqs.into_iter().map(message).collect()
+    }
+
+    fn rows<const N: usize>(seqs: [i64; N], bytes: usize) -> impl Iterator<Item = Row> {
+        let job = move || Outgoing { envelope: envelope(), body: vec![7; bytes] };
+        seqs.into_iter().map(move |seq| Row { seq, job: job(), head: None })
     }
 
     #[test]
     fn a_mark_is_moved_ahead_by_messages_of_its_kind_whatever_is_published_between_them() {
-        assert_eq!(spacing(&stored(1..=500)), 1);
-        assert_eq!(spacing(&stored((1..=500).step_by(13))), 13);
-        assert_eq!(spacing(&stored([1, 1_000_000])), FAR);
-        assert_eq!(spacing(&stored([1].into_iter().chain(60_000..60_100))), 1, "one was left behind");
-        assert_eq!((spacing(&stored([5])), spacing(&stored([]))), (1, 1));
+        assert_eq!(spacing(0, &stored(1..=500)), 1);
+        assert_eq!(spacing(0, &stored((1..=500).step_by(13))), 13);
+        assert_eq!(spacing(0, &stored([900_000, 1_000_000])), FAR);
+        assert_eq!(spacing(0, &stored([1].into_iter().chain(60_000..60_100))), 1, "one was left behind");
+        assert_eq!((spacing(5, &stored([25])), spacing(0, &stored([25])), spacing(5, &stored([]))), (20, 1, 1));
+        assert_eq!(spacing(25, &stored([5])), 1, "it was given back");
     }
 
     struct Nobody;
@@ -387,5 +431,77 @@ mod tests {
         assert_eq!(state.settled_runs(&[2, 5, 6, 12, 20]), [2..=6, 12..=20]);
         state.returned.insert(15);
         assert_eq!(state.settled_runs(&[2, 5, 6, 12, 20]), [2..=6, 12..=12, 20..=20]);
+    }
+
+    /// What is to be given out from memory next, if it is not to be read.
+    fn from_memory(queue: &Queue) -> Option<Vec<i64>> {
+        match queue.next() {
+            Next::GiveFresh { messages } => Some(messages.iter().map(|message| message.seq).collect()),
+            Next::Read { numbers, .. } => {
+                let state = queue.lock();
+                assert_eq!(numbers, state.given + 1..=state.last);
+                None
+            }
+            Next::Wait | Next::ReadReturned { .. } => panic!("something is to be given out, and nothing came back"),
+        }
+    }
+
+    /// A queue with a line, on a file without a table: no mark can be written.
+    async fn queue(prefetch: u16) -> (tempfile::TempDir, Queue) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Arc::new(Database::open(folder.path(), Use::Owner).await.expect("a database"));
+        let (reads, settled) = (Arc::new(Reads::open(database.clone())), Arc::new(Settled::new(&database)));
+        let queue = Queue::new(envelope().kind, database, reads, settled);
+        queue.join(prefetch, Arc::new(Nobody));
+        (folder, queue)
+    }
+
+    #[tokio::test]
+    async fn what_was_just_written_need_not_be_read_unless_something_before_it_must() {
+        let (_folder, queue) = queue(3).await;
+        queue.published(rows([2, 5, 6, 9], 10));
+        assert_eq!(from_memory(&queue), Some(vec![2, 5, 6]), "as many as there is room for");
+        queue.lock().given = 6;
+        queue.published(rows([11], 10));
+        assert_eq!(from_memory(&queue), None, "the fourth was not kept, so the fifth is not");
+        queue.lock().given = 11;
+        queue.published(rows([12], MOST_BYTES + 1));
+        assert_eq!(from_memory(&queue), None, "too large to be kept");
+        queue.lock().given = 12;
+        queue.published(rows([13], MOST_BYTES));
+        assert_eq!(from_memory(&queue), Some(vec![13]), "all before it are given out");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_given_out_is_read_with_all_that_is_behind_it() {
+        let (_folder, queue) = queue(3).await;
+        queue.published(rows([1], 10));
+        let Next::GiveFresh { messages } = queue.next() else { panic!("it is fresh") };
+        queue.published(rows([2], 10));
+        queue.give_fresh(messages).await.expect_err("its mark cannot be written");
+        assert_eq!(from_memory(&queue), None);
+    }
+
+    #[tokio::test]
+    async fn what_found_no_room_any_more_is_read_with_all_that_is_behind_it() {
+        let (_folder, queue) = queue(3).await;
+        queue.lock().mark = 10;
+        queue.published(rows([1, 2, 3], 10));
+        let Next::GiveFresh { messages } = queue.next() else { panic!("they are fresh") };
+        queue.set_prefetch(0, 2);
+        queue.published(rows([4], 10));
+        queue.give_fresh(messages).await.expect("two of them");
+        assert_eq!(queue.lock().given, 2);
+        assert_eq!(queue.waiting(), 2);
+        queue.set_prefetch(0, 9);
+        assert_eq!(from_memory(&queue), None);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_process_left_is_read() {
+        let (_folder, queue) = queue(3).await;
+        queue.left(4, 2);
+        queue.published(rows([5], 10));
+        assert_eq!(from_memory(&queue), None);
     }
 }

@@ -11,11 +11,11 @@ use super::rows::{self, Stored, Wanted};
 use crate::{
     broker::way_in,
     job::chain,
-    sqlite::{Database, Questions},
+    sqlite::{Database, Repeated},
 };
 
 /// How many kinds are read for at once.
-const TOGETHER: usize = Questions::MOST;
+const TOGETHER: usize = Repeated::MOST;
 
 /// The way to the task that reads.
 #[derive(Debug)]

@@ -15,10 +15,11 @@ use warren_messages::codec;
 use crate::{
     broker::Outgoing,
     job::{Envelope, Key, Kind, Suspicion, Tenant, Trace},
-    sqlite::{MultiRow, Questions},
+    sqlite::{MultiRow, Repeated},
 };
 
 /// A message to be written.
+#[derive(Clone)]
 pub(super) struct Row {
     pub(super) seq: i64,
     pub(super) job: Outgoing,
@@ -26,7 +27,7 @@ pub(super) struct Row {
     pub(super) head: Option<Vec<u8>>,
 }
 
-/// A message that was read.
+/// A message on the disk, to be given out.
 pub(super) struct Stored {
     pub(super) seq: i64,
     pub(super) given: u32,
@@ -113,8 +114,14 @@ fn envelope(kind: &Kind, id: Uuid, created_at: i64, head: Option<&[u8]>) -> sqlx
     })
 }
 
+// FAIL, not ABORT: whoever writes rolls the whole transaction back, so SQLite need not keep a copy of each page that a statement
+// changes to take back that statement alone. With many kinds that is a page for each of them.
 static INSERT: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new("INSERT INTO messages (kind, seq, id, created_at, head, body) VALUES", "(?, ?, ?, ?, ?, ?)", "")
+    MultiRow::new(
+        "INSERT OR FAIL INTO messages (kind, seq, id, created_at, head, body) VALUES",
+        "(?, ?, ?, ?, ?, ?)",
+        "",
+    )
 });
 
 /// Writes messages.
@@ -122,7 +129,7 @@ pub(super) async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> s
     for (mut query, part) in INSERT.statements(rows) {
         for Row { seq, job: Outgoing { envelope, body }, head } in part {
             query = query
-                .bind(envelope.kind.as_str())
+                .bind(envelope.kind.shared())
                 .bind(*seq)
                 .bind(envelope.id)
                 .bind(envelope.created_at)
@@ -141,8 +148,8 @@ pub(super) struct Wanted {
     pub(super) limit: usize,
 }
 
-static READ: LazyLock<Questions> = LazyLock::new(|| {
-    Questions::new(
+static READ: LazyLock<Repeated> = LazyLock::new(|| {
+    Repeated::questions(
         "SELECT ? AS place, seq, given, id, created_at, head, body FROM messages
          WHERE kind = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
     )
@@ -152,7 +159,7 @@ static READ: LazyLock<Questions> = LazyLock::new(|| {
 /// cannot be read.
 pub(super) async fn read(readers: &SqlitePool, wanted: &[&Wanted]) -> sqlx::Result<Vec<sqlx::Result<Vec<Stored>>>> {
     let mut found = Vec::with_capacity(wanted.len());
-    for part in wanted.chunks(Questions::MOST) {
+    for part in wanted.chunks(Repeated::MOST) {
         let (mut query, size) = READ.statement(part.len());
         for place in 0..size {
             let (kind, numbers, limit) = match part.get(place) {
@@ -189,19 +196,20 @@ fn stored(kind: &Kind, row: &SqliteRow) -> sqlx::Result<Stored> {
     })
 }
 
-/// Deletes messages of a kind, run by run.
+static DELETE: LazyLock<Repeated> =
+    LazyLock::new(|| Repeated::commands("DELETE FROM messages WHERE kind = ? AND seq BETWEEN ? AND ?"));
+
+/// Deletes messages, run by run.
 pub(super) async fn delete(
     connection: &mut SqliteConnection,
-    kind: &Kind,
-    runs: &[RangeInclusive<i64>],
+    runs: &[(&Kind, &RangeInclusive<i64>)],
 ) -> sqlx::Result<()> {
-    for run in runs {
-        sqlx::query("DELETE FROM messages WHERE kind = ? AND seq BETWEEN ? AND ?")
-            .bind(kind.as_str())
-            .bind(*run.start())
-            .bind(*run.end())
-            .execute(&mut *connection)
-            .await?;
+    for part in runs.chunks(Repeated::MOST) {
+        let (mut query, _) = DELETE.statement(part.len());
+        for (kind, run) in part {
+            query = query.bind(kind.as_str()).bind(*run.start()).bind(*run.end());
+        }
+        query.execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -252,7 +260,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        sqlite::{Database, Use},
+        sqlite::{Database, Use, WriteError},
         store::{Installation as _, sqlite::Sqlite},
     };
 
@@ -280,23 +288,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_many_kinds_want_is_found_for_each_and_what_cannot_be_read_is_told_to_its_own() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let database = Arc::new(Database::open(folder.path(), Use::Owner).await.expect("a database"));
-        Sqlite::new(database.clone()).migrate().await.expect("a schema");
-        let kind = |number: i64| Kind::new(&format!("kind.k{number}")).expect("a good name");
         // More than one statement asks for, and one that fits no size.
-        let kinds = 70_i64;
-        let row = |seq: i64| {
-            let envelope = Envelope::new(Uuid::from_u128(seq.cast_unsigned().into()), kind(seq % kinds), 1, 5);
-            let head = (seq == 3).then(|| vec![0xc1]);
-            Row { seq, job: Outgoing { envelope, body: seq.to_le_bytes().to_vec() }, head }
-        };
-        let rows: Arc<[Row]> = (0..kinds * 4).map(row).collect();
-        let written = database.write(move |connection| {
-            let rows = rows.clone();
-            Box::pin(async move { insert(connection, &rows).await })
-        });
-        written.await.expect("messages");
+        let kinds = 70;
+        let (_folder, database) = messages(0, kinds).await;
+        let head = |seq| (seq == 3).then(|| vec![0xc1]);
+        write(&database, (0..kinds * 4).map(|seq| Row { head: head(seq), ..row(seq, kinds) }).collect())
+            .await
+            .expect("messages");
         // Behind the bad one are good ones of its kind, and behind those other kinds.
         let bad = Wanted { kind: kind(3), numbers: 0..=kinds * 4, limit: 9 };
         let good = |number| Wanted { kind: kind(number), numbers: number + 1..=kinds * 4, limit: 2 };
@@ -311,6 +309,70 @@ mod tests {
             let [second, third] = [1, 2].map(|round| number + kinds * round);
             assert_eq!(found, [(second, &second.to_le_bytes()[..]), (third, &third.to_le_bytes()[..])]);
         }
+    }
+
+    /// A file with this many messages, number `n` of kind `k<n % kinds>`.
+    async fn messages(count: i64, kinds: i64) -> (tempfile::TempDir, Arc<Database>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Arc::new(Database::open(folder.path(), Use::Owner).await.expect("a database"));
+        Sqlite::new(database.clone()).migrate().await.expect("a schema");
+        write(&database, (0..count).map(|seq| row(seq, kinds)).collect()).await.expect("messages");
+        (folder, database)
+    }
+
+    fn kind(number: i64) -> Kind {
+        Kind::new(&format!("kind.k{number}")).expect("a good name")
+    }
+
+    fn row(seq: i64, kinds: i64) -> Row {
+        let envelope = Envelope::new(Uuid::from_u128(seq.cast_unsigned().into()), kind(seq % kinds), 1, 5);
+        Row { seq, job: Outgoing { envelope, body: seq.to_le_bytes().to_vec() }, head: None }
+    }
+
+    async fn write(database: &Database, rows: Vec<Row>) -> Result<(), WriteError> {
+        let rows = Arc::new(rows);
+        let written = database.write(move |connection| {
+            let rows = rows.clone();
+            Box::pin(async move { insert(connection, &rows).await })
+        });
+        written.await
+    }
+
+    async fn left(database: &Database) -> Vec<i64> {
+        let left = sqlx::query_scalar("SELECT seq FROM messages ORDER BY seq").fetch_all(database.readers());
+        left.await.expect("numbers")
+    }
+
+    #[tokio::test]
+    async fn of_messages_of_which_one_cannot_be_written_none_is_and_those_beside_them_are() {
+        let (_folder, database) = messages(3, 1).await;
+        // Two statements, and it is the second that meets a number that is there.
+        let bad = [3, 4, 5, 6, 7, 1].map(|seq| row(seq, 1));
+        let (before, bad, after) = tokio::join!(
+            write(&database, vec![row(8, 1)]),
+            write(&database, bad.into()),
+            write(&database, vec![row(9, 1)]),
+        );
+        bad.expect_err("there is one with that number");
+        before.and(after).expect("messages");
+        assert_eq!(left(&database).await, [0, 1, 2, 8, 9]);
+    }
+
+    #[tokio::test]
+    async fn many_runs_of_many_kinds_are_deleted_and_nothing_beside_them() {
+        let kinds = 70;
+        let (_folder, database) = messages(kinds * 3, kinds).await;
+        // More than one statement holds, and a number that fits no size. The third of each kind stays, and all of the last kind.
+        let runs: Vec<_> = (0..kinds - 1).map(|number| (kind(number), number..=number + kinds)).collect();
+        let deleted = database.write(move |connection| {
+            let runs = runs.clone();
+            Box::pin(async move {
+                delete(connection, &runs.iter().map(|(kind, run)| (kind, run)).collect::<Vec<_>>()).await
+            })
+        });
+        deleted.await.expect("they are deleted");
+        let stays = (0..kinds * 3).filter(|seq| *seq >= kinds * 2 || seq % kinds == kinds - 1);
+        assert_eq!(left(&database).await, stays.collect::<Vec<_>>());
     }
 
     #[test]

@@ -7,13 +7,12 @@
 use std::{
     mem,
     ops::RangeInclusive,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use sqlx::SqliteConnection;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::{queue::Queue, rows};
@@ -23,22 +22,25 @@ use crate::{
     sqlite::{Database, WriteError},
 };
 
+/// How long what is settled waits for more, that all of it be deleted at once.
+const LAZY: Duration = Duration::from_millis(50);
 /// How long whoever ends a line waits for what it has settled to be deleted.
 const DELETED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is to be deleted.
 #[derive(Clone)]
 pub(super) struct Settled {
-    database: Arc<Database>,
+    /// Whoever has let the broker go may open the file again at once, whatever waits here.
+    database: Weak<Database>,
     waiting: Arc<Mutex<Waiting>>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// Queues that have something settled of which nobody has asked yet.
-    queues: Vec<Arc<Queue>>,
+    /// Queues that have something settled of which nobody has asked yet. Weak, since they hold the database.
+    queues: Vec<Weak<Queue>>,
     /// What was asked of them and is not surely deleted.
-    runs: Vec<Arc<Runs>>,
+    asked: Vec<Arc<Runs>>,
     /// A task is at it.
     being_deleted: bool,
 }
@@ -47,41 +49,46 @@ struct Waiting {
 type Runs = Vec<(Kind, Vec<RangeInclusive<i64>>)>;
 
 impl Settled {
-    pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database, waiting: Arc::default() }
+    pub(super) fn new(database: &Arc<Database>) -> Self {
+        Self { database: Arc::downgrade(database), waiting: Arc::default() }
     }
 
     /// Something of this queue is settled, for the first time since it was last asked what is. Must be called within a tokio
     /// runtime.
-    pub(super) fn has_some(&self, queue: Arc<Queue>) {
+    pub(super) fn has_some(&self, queue: &Arc<Queue>) {
         let mut waiting = lock(&self.waiting);
-        waiting.queues.push(queue);
+        waiting.queues.push(Arc::downgrade(queue));
+        self.see_to_it(&mut waiting);
+    }
+
+    /// Lets a task delete what waits, if there is none.
+    fn see_to_it(&self, waiting: &mut Waiting) {
         if !mem::replace(&mut waiting.being_deleted, true) {
             tokio::spawn(self.clone().delete_lazily());
         }
     }
 
-    /// Deletes what is settled, until nothing is.
+    /// Deletes what is settled a moment later, until nothing is.
     async fn delete_lazily(self) {
         let mut pauses = Reconnect::new();
+        let mut pause = LAZY;
         loop {
-            let deletion = self.deletion();
-            match self.database.write_lazily(deletion.work()).await {
+            sleep(pause).await;
+            pause = match self.delete_now().await {
                 Ok(()) => {
-                    deletion.is_done();
                     pauses.reset();
+                    LAZY
                 }
                 Err(WriteError::Closed) => return,
                 Err(error) => {
                     // What is settled meanwhile waits for this task.
                     let pause = pauses.pause();
                     warn!(error = chain(&error), ?pause, "could not delete settled jobs; they wait");
-                    tokio::time::sleep(pause).await;
-                    continue;
+                    pause
                 }
-            }
+            };
             let mut waiting = lock(&self.waiting);
-            if waiting.queues.is_empty() {
+            if waiting.queues.is_empty() && waiting.asked.is_empty() {
                 waiting.being_deleted = false;
                 return;
             }
@@ -90,8 +97,14 @@ impl Settled {
 
     /// Deletes all that is settled, and answers when that is on the disk, also what is being deleted already.
     async fn delete_now(&self) -> Result<(), WriteError> {
-        let deletion = self.deletion();
-        self.database.write(deletion.work()).await.inspect(|()| deletion.is_done())
+        let database = self.database.upgrade().ok_or(WriteError::Closed)?;
+        let deletion = Arc::new(Deletion { waiting: self.waiting.clone(), runs: OnceLock::new() });
+        let deletes = deletion.clone();
+        let deleted = database.write(move |connection| {
+            let deletes = deletes.clone();
+            Box::pin(async move { deletes.run(connection).await })
+        });
+        deleted.await.inspect(|()| deletion.forget())
     }
 
     /// The same for whoever is about to end, which is not to take long.
@@ -102,10 +115,7 @@ impl Settled {
             Err(elapsed) => chain(&elapsed),
         };
         warn!(reason, "could not delete settled jobs; the fence keeps them from running again");
-    }
-
-    fn deletion(&self) -> Arc<Deletion> {
-        Arc::new(Deletion { waiting: self.waiting.clone(), runs: OnceLock::new() })
+        self.see_to_it(&mut lock(&self.waiting));
     }
 }
 
@@ -117,34 +127,27 @@ struct Deletion {
 }
 
 impl Deletion {
-    fn work(
-        self: &Arc<Self>,
-    ) -> impl for<'c> Fn(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync + use<> {
-        let deletion = self.clone();
-        move |connection| {
-            let deletion = deletion.clone();
-            Box::pin(async move { deletion.run(connection).await })
-        }
-    }
-
     async fn run(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
         let all = self.runs.get_or_init(|| {
             let queues = mem::take(&mut lock(&self.waiting).queues);
+            let queues = queues.iter().filter_map(Weak::upgrade);
             // Not while what waits is locked: a queue that is being settled holds its own lock, and waits for that one.
-            let runs: Runs = queues.iter().map(|queue| (queue.kind().clone(), queue.take_settled())).collect();
+            let new: Runs = queues.map(|queue| (queue.kind().clone(), queue.take_settled())).collect();
             let mut waiting = lock(&self.waiting);
-            waiting.runs.push(Arc::new(runs));
-            waiting.runs.clone()
+            if !new.is_empty() {
+                waiting.asked.push(Arc::new(new));
+            }
+            waiting.asked.clone()
         });
-        for (kind, runs) in all.iter().flat_map(|runs| runs.iter()) {
-            rows::delete(connection, kind, runs).await?;
-        }
-        Ok(())
+        let kinds = all.iter().flat_map(|runs| runs.iter());
+        let each: Vec<_> = kinds.flat_map(|(kind, runs)| runs.iter().map(move |run| (kind, run))).collect();
+        rows::delete(connection, &each).await
     }
 
-    fn is_done(&self) {
+    /// It is on the disk.
+    fn forget(&self) {
         let done = self.runs.get().map_or(&[][..], Vec::as_slice);
-        lock(&self.waiting).runs.retain(|runs| !done.iter().any(|done| Arc::ptr_eq(done, runs)));
+        lock(&self.waiting).asked.retain(|runs| !done.iter().any(|done| Arc::ptr_eq(done, runs)));
     }
 }
 
@@ -168,6 +171,9 @@ mod tests {
         store::{Installation as _, sqlite::Sqlite},
     };
 
+    /// Lets nothing be deleted.
+    const NO: &str = "CREATE TRIGGER no BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'no'); END";
+
     struct Basket(mpsc::UnboundedSender<Delivery>);
 
     impl Sink for Basket {
@@ -179,7 +185,7 @@ mod tests {
     }
 
     struct Bench {
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
         database: Arc<Database>,
         broker: Embedded,
         line: Arc<dyn Subscription>,
@@ -208,7 +214,7 @@ mod tests {
             let broker = Embedded::open(database.clone()).await.expect("a broker");
             let (sender, came) = mpsc::unbounded_channel();
             let line = broker.subscribe(&kind(), 10, Arc::new(Basket(sender)));
-            Self { _folder: folder, database, broker, line, came }
+            Self { folder, database, broker, line, came }
         }
 
         async fn settle_one(&mut self) {
@@ -244,15 +250,24 @@ mod tests {
     async fn what_could_not_be_deleted_is_tried_again_and_forgotten_when_it_is() {
         let mut bench = Bench::new().await;
         let waiting = bench.broker.shared.settled.waiting.clone();
-        bench.execute("CREATE TRIGGER no BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+        bench.execute(NO).await;
         bench.settle_one().await;
-        until(async || !lock(&waiting).runs.is_empty()).await;
+        until(async || !lock(&waiting).asked.is_empty()).await;
         // Writes are done one after the other: once another is done, that one has failed.
         bench.execute("PRAGMA user_version").await;
         assert_eq!(bench.left().await, 1);
         bench.execute("DROP TRIGGER no").await;
-        bench.settle_one().await;
         until(async || bench.left().await == 0).await;
-        until(async || lock(&waiting).runs.is_empty() && !lock(&waiting).being_deleted).await;
+        until(async || lock(&waiting).asked.is_empty() && !lock(&waiting).being_deleted).await;
+    }
+
+    #[tokio::test]
+    async fn who_has_let_the_broker_go_opens_the_file_again_whatever_cannot_be_deleted() {
+        let mut bench = Bench::new().await;
+        bench.execute(NO).await;
+        bench.settle_one().await;
+        let Bench { folder, database, broker, line, .. } = bench;
+        drop((database, broker, line));
+        until(async || Database::open(folder.path(), Use::Owner).await.is_ok()).await;
     }
 }
