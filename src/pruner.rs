@@ -1,19 +1,20 @@
 //! The pruner: what is kept no longer goes.
 //!
 //! Goes through time in windows that grow and shrink with what it finds, so that every step is short and none looks at
-//! what an earlier one has left.
+//! what an earlier one has left. Each rule looks at every row once: what is kept equally long of several kinds is one rule.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use warren_workers::policy;
 
 use crate::{
     clock,
     config::Retention,
     job::{Kind, Micros, chain},
     runtime::registry::Registry,
-    store::{Keepsake, Removable, SINCE, Store, StoreError},
+    store::{Keepsake, Kinds, Removable, SINCE, Store, StoreError},
     telemetry::PRUNED,
 };
 
@@ -32,32 +33,35 @@ const WRITTEN_EVERY: Micros = 300 * 1_000_000;
 /// What goes, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
-    Strip(Kind, Keepsake),
+    Strip(Keepsake, Kinds),
     Remove(Removable),
 }
 
 impl Rule {
     /// Under which it is written down how far it has come.
     fn name(&self) -> String {
-        let key = |keyed: bool| if keyed { "keyed" } else { "unkeyed" };
+        let what = match self {
+            Self::Strip(Keepsake::Body, _) => "strip.body",
+            Self::Strip(Keepsake::Output, _) => "strip.output",
+            Self::Remove(Removable { keyed: true, .. }) => "remove.keyed",
+            Self::Remove(Removable { keyed: false, .. }) => "remove.unkeyed",
+        };
+        match self.kinds() {
+            Kinds::AllBut(_) => format!("pruner.{what}"),
+            Kinds::Only(kinds) => format!("pruner.{what}.{}", names(kinds, ",")),
+        }
+    }
+
+    fn kinds(&self) -> &Kinds {
         match self {
-            Self::Strip(kind, Keepsake::Body) => format!("pruner.strip.body.{kind}"),
-            Self::Strip(kind, Keepsake::Output) => format!("pruner.strip.output.{kind}"),
-            Self::Remove(Removable { keyed, only: false, .. }) => format!("pruner.remove.{}", key(*keyed)),
-            Self::Remove(Removable { keyed, kinds, .. }) => {
-                let kinds: Vec<_> = kinds.iter().map(Kind::as_str).collect();
-                format!("pruner.remove.{}.{}", key(*keyed), kinds.join("."))
-            }
+            Self::Strip(_, of) | Self::Remove(Removable { of, .. }) => of,
         }
     }
 
     /// How far it has come, as it is written down: with the kinds that it leaves out.
     fn progress(&self, done_until: Micros) -> String {
-        match self {
-            Self::Remove(Removable { kinds, only: false, .. }) if !kinds.is_empty() => {
-                let kinds: Vec<_> = kinds.iter().map(Kind::as_str).collect();
-                format!("{done_until} but {}", kinds.join(" "))
-            }
+        match self.kinds() {
+            Kinds::AllBut(kinds) if !kinds.is_empty() => format!("{done_until} but {}", names(kinds, " ")),
             _ => done_until.to_string(),
         }
     }
@@ -88,7 +92,7 @@ pub struct Pruner {
 }
 
 /// How long a row of a kind is kept: as a fence, and as long as anything of it is.
-fn row_age(fence: Duration, kept: warren_workers::policy::Retention) -> Duration {
+fn row_age(fence: Duration, kept: policy::Retention) -> Duration {
     fence.max(kept.body).max(kept.output)
 }
 
@@ -101,25 +105,51 @@ pub fn longest_unkeyed(registry: &Registry, retention: Retention) -> Duration {
 fn rules(registry: &Registry, retention: Retention) -> Vec<(Rule, Duration)> {
     let mut rules = Vec::new();
     for (keyed, fence) in [(false, retention.unkeyed), (true, retention.keyed)] {
-        let ages: Vec<_> =
-            registry.iter().map(|(kind, it)| (kind.clone(), row_age(fence, it.policy.retention))).collect();
-        let longer = ages.iter().filter(|(_, age)| *age > fence);
-        for (kind, age) in longer.clone() {
-            rules.push((Rule::Remove(Removable { keyed, kinds: vec![kind.clone()], only: true }), *age));
-        }
-        let kinds = longer.map(|(kind, _)| kind.clone()).collect();
-        rules.push((Rule::Remove(Removable { keyed, kinds, only: false }), fence));
+        let longer = by_age(registry, |kept| Some(row_age(fence, kept)).filter(|age| *age > fence));
+        let all = longer.values().flatten().cloned().collect();
+        let only = longer.into_iter().map(|(age, kinds)| (Kinds::Only(kinds), age));
+        let each = only.chain([(Kinds::AllBut(all), fence)]);
+        rules.extend(each.map(|(of, age)| (Rule::Remove(Removable { keyed, of }), age)));
     }
-    for (kind, registered) in registry.iter() {
-        let kept = registered.policy.retention;
-        for (what, age) in [(Keepsake::Body, kept.body), (Keepsake::Output, kept.output)] {
+    for what in [Keepsake::Body, Keepsake::Output] {
+        let default = age(what, policy::Retention::default());
+        let shorter = by_age(registry, |kept| {
             // Zero: it is not recorded at all. As long as the row: it goes with it.
-            if !age.is_zero() && age < row_age(retention.keyed, kept) {
-                rules.push((Rule::Strip(kind.clone(), what), age));
-            }
-        }
+            Some(age(what, kept)).filter(|age| !age.is_zero() && *age < row_age(retention.keyed, kept))
+        });
+        rules.extend(shorter.into_iter().map(|(age, kinds)| {
+            let of = if age == default {
+                // So that a kind that is added does not make it begin anew.
+                Kinds::AllBut(registry.kinds().into_iter().filter(|kind| !kinds.contains(kind)).collect())
+            } else {
+                Kinds::Only(kinds)
+            };
+            (Rule::Strip(what, of), age)
+        }));
     }
     rules
+}
+
+/// The kinds that have an age, together with all that have the same.
+fn by_age(registry: &Registry, age: impl Fn(policy::Retention) -> Option<Duration>) -> BTreeMap<Duration, Vec<Kind>> {
+    let mut ages = BTreeMap::<_, Vec<_>>::new();
+    for (kind, registered) in registry.iter() {
+        if let Some(age) = age(registered.policy.retention) {
+            ages.entry(age).or_default().push(kind.clone());
+        }
+    }
+    ages
+}
+
+fn age(what: Keepsake, kept: policy::Retention) -> Duration {
+    match what {
+        Keepsake::Body => kept.body,
+        Keepsake::Output => kept.output,
+    }
+}
+
+fn names(kinds: &[Kind], between: &str) -> String {
+    kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(between)
 }
 
 impl Pruner {
@@ -152,7 +182,7 @@ impl Pruner {
             while !stop.is_cancelled() {
                 let Some(window) = course.next_window(clock::now()) else { break };
                 let touched = match &course.rule {
-                    Rule::Strip(kind, what) => self.store.strip(kind, *what, window.clone(), AT_MOST).await,
+                    Rule::Strip(what, of) => self.store.strip(*what, of, window.clone(), AT_MOST).await,
                     Rule::Remove(which) => self.store.remove(which, window.clone(), AT_MOST).await,
                 };
                 let touched = touched.inspect_err(|_| {
@@ -232,7 +262,7 @@ mod tests {
     fn windows_follow_each_other_up_to_the_age_and_adapt_to_what_they_hold() {
         let second = 1_000_000;
         let mut course = Course {
-            rule: Rule::Remove(Removable { keyed: false, kinds: Vec::new(), only: false }),
+            rule: Rule::Remove(Removable { keyed: false, of: Kinds::AllBut(Vec::new()) }),
             age: Duration::from_secs(100),
             done_until: Some(0),
             written: String::new(),
@@ -255,7 +285,7 @@ mod tests {
     #[test]
     fn a_rule_begins_anew_when_it_leaves_out_other_kinds() {
         let kinds = |names: &[&str]| names.iter().map(|name| Kind::new(name).expect("a kind")).collect::<Vec<_>>();
-        let rule = |names: &[&str]| Rule::Remove(Removable { keyed: false, kinds: kinds(names), only: false });
+        let rule = |names: &[&str]| Rule::Remove(Removable { keyed: false, of: Kinds::AllBut(kinds(names)) });
         let written = rule(&["a.b", "c.d"]).progress(7);
         assert_eq!(rule(&["a.b", "c.d"]).done_until(&written), Some(7));
         assert_eq!(rule(&["a.b"]).done_until(&written), None, "it has passed by the rows of c.d");
@@ -270,16 +300,41 @@ mod tests {
         let retention = Retention { unkeyed: day, keyed: month };
         registry.change_policy("warren.probe", |policy| policy.retention.output = week).expect("a good policy");
         let kind = registry.kinds().remove(0);
-        let remove = |keyed, kinds: Vec<Kind>, only| Rule::Remove(Removable { keyed, kinds, only });
+        let remove = |keyed, of| Rule::Remove(Removable { keyed, of });
         assert_eq!(
             rules(&registry, retention),
             [
-                (remove(false, vec![kind.clone()], true), week),
-                (remove(false, vec![kind.clone()], false), day),
-                (remove(true, Vec::new(), false), month),
-                (Rule::Strip(kind, Keepsake::Output), week),
+                (remove(false, Kinds::Only(vec![kind.clone()])), week),
+                (remove(false, Kinds::AllBut(vec![kind.clone()])), day),
+                (remove(true, Kinds::AllBut(Vec::new())), month),
+                (Rule::Strip(Keepsake::Output, Kinds::Only(vec![kind])), week),
             ]
         );
         assert_eq!(longest_unkeyed(&registry, retention), week);
+    }
+
+    #[test]
+    fn what_is_kept_equally_long_of_many_kinds_is_looked_for_once() {
+        let mut registry = Registry::default();
+        for name in ["k.a", "k.b", "k.c", "k.d", "k.e", "k.f"] {
+            registry = registry.register_as(name, warren_workers::probe::Probe).expect("a good policy");
+        }
+        let (day, week, month) = (Duration::from_hours(24), Duration::from_hours(168), Duration::from_hours(720));
+        for (name, output) in [("k.b", week), ("k.c", Duration::ZERO), ("k.d", week), ("k.e", month)] {
+            registry.change_policy(name, |policy| policy.retention.output = output).expect("a good policy");
+        }
+        let kinds = |names: &[&str]| names.iter().map(|name| Kind::new(name).expect("a kind")).collect::<Vec<_>>();
+        let strips = rules(&registry, Retention { unkeyed: day, keyed: month });
+        let strips: Vec<_> = strips.into_iter().filter(|(rule, _)| matches!(rule, Rule::Strip(..))).collect();
+        assert_eq!(
+            strips,
+            [
+                (Rule::Strip(Keepsake::Output, Kinds::AllBut(kinds(&["k.b", "k.c", "k.d", "k.e"]))), day),
+                (Rule::Strip(Keepsake::Output, Kinds::Only(kinds(&["k.b", "k.d"]))), week),
+            ],
+            "of one nothing is recorded, and of another the row goes with it"
+        );
+        let names: Vec<_> = strips.iter().map(|(rule, _)| rule.name()).collect();
+        assert_eq!(names, ["pruner.strip.output", "pruner.strip.output.k.b,k.d"]);
     }
 }

@@ -235,9 +235,9 @@ pub trait Due: Send + Sync {
 /// What the pruner asks. It goes through time in windows, so that no step ever looks at what an earlier one has left.
 #[async_trait]
 pub trait Prune: Send + Sync {
-    /// Drops the body or the output of jobs of a kind that are over since a time in the window, and need neither any
+    /// Drops the body or the output of jobs of some kinds that are over since a time in the window, and need neither any
     /// more: of `at_most` so many. Answers how many.
-    async fn strip(&self, kind: &Kind, what: Keepsake, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;
+    async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;
 
     /// Removes the rows of jobs that are over since a time in the window, and are no dead letters: `at_most` so many.
     /// Answers how many.
@@ -249,10 +249,27 @@ pub trait Prune: Send + Sync {
 pub struct Removable {
     /// Those with a key, or those without.
     pub keyed: bool,
-    /// Which kinds.
-    pub kinds: Vec<Kind>,
-    /// Whether those kinds are meant, or all others.
-    pub only: bool,
+    /// Of which kinds.
+    pub of: Kinds,
+}
+
+/// Some kinds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kinds {
+    /// These.
+    Only(Vec<Kind>),
+    /// All others, known or not.
+    AllBut(Vec<Kind>),
+}
+
+impl Kinds {
+    /// Those that are named, and whether they are meant, and not all others.
+    pub fn named(&self) -> (&[Kind], bool) {
+        match self {
+            Self::Only(kinds) => (kinds, true),
+            Self::AllBut(kinds) => (kinds, false),
+        }
+    }
 }
 
 /// What is kept of a job that is over.

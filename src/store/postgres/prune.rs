@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use super::{Postgres, connect::detached, time::Timestamptz};
 use crate::{
     job::{Kind, Micros},
-    store::{Keepsake, Prune, Removable, StoreError},
+    store::{Keepsake, Kinds, Prune, Removable, StoreError},
 };
 
 /// Empties a column of the rows that a window holds.
@@ -19,31 +19,36 @@ macro_rules! strip {
             $column,
             " = NULL WHERE ctid = ANY (ARRAY(
                  SELECT ctid FROM jobs
-                 WHERE finished_at >= $1 AND finished_at < $2 AND kind = $3 AND ",
+                 WHERE finished_at >= $1 AND finished_at < $2 AND (kind = ANY ($3)) = $4 AND ",
             $column,
-            " IS NOT NULL AND state IN ('succeeded', 'cancelled', 'discarded') LIMIT $4))"
+            " IS NOT NULL AND state IN ('succeeded', 'cancelled', 'discarded') LIMIT $5))"
         )
     };
 }
 
+/// The names of kinds, and whether they are meant, and not all others.
+fn named(of: &Kinds) -> (Vec<String>, bool) {
+    let (kinds, only) = of.named();
+    (kinds.iter().map(Kind::to_string).collect(), only)
+}
+
 #[async_trait]
 impl Prune for Postgres {
-    async fn strip(&self, kind: &Kind, what: Keepsake, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
-        let (pool, kind) = (self.pool.clone(), kind.to_string());
+    async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
+        let (pool, (kinds, only)) = (self.pool.clone(), named(of));
         detached(async move {
             let query = match what {
                 Keepsake::Body => sqlx::query(strip!("body")),
                 Keepsake::Output => sqlx::query(strip!("output")),
             };
-            let query = query.bind(Timestamptz(window.start)).bind(Timestamptz(window.end)).bind(kind);
+            let query = query.bind(Timestamptz(window.start)).bind(Timestamptz(window.end)).bind(kinds).bind(only);
             Ok(query.bind(i64::from(at_most)).execute(&pool).await?.rows_affected())
         })
         .await
     }
 
     async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
-        let (pool, Removable { keyed, kinds, only }) = (self.pool.clone(), which.clone());
-        let kinds: Vec<_> = kinds.iter().map(Kind::to_string).collect();
+        let (pool, keyed, (kinds, only)) = (self.pool.clone(), which.keyed, named(&which.of));
         detached(async move {
             let removed = sqlx::query(
                 "WITH removed AS (

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::{Sqlite, connect::written};
 use crate::{
-    job::{Kind, Micros},
-    store::{Keepsake, Prune, Removable, StoreError},
+    job::Micros,
+    store::{Keepsake, Kinds, Prune, Removable, StoreError},
 };
 
 /// Empties a column of the rows that a window holds.
@@ -18,7 +18,7 @@ macro_rules! strip {
             $column,
             " = NULL WHERE id IN (
                  SELECT id FROM jobs
-                 WHERE finished_at >= ? AND finished_at < ? AND kind = ? AND ",
+                 WHERE finished_at >= ? AND finished_at < ? AND (kind IN (SELECT value FROM json_each(?))) = ? AND ",
             $column,
             " IS NOT NULL AND state IN ('succeeded', 'cancelled', 'discarded') LIMIT ?)"
         )
@@ -35,20 +35,28 @@ macro_rules! removable {
     };
 }
 
+/// The names of kinds as JSON, and whether they are meant, and not all others.
+fn named(of: &Kinds) -> (String, bool) {
+    let (kinds, only) = of.named();
+    // They need no escaping.
+    let kinds: Vec<_> = kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
+    (format!("[{}]", kinds.join(",")), only)
+}
+
 #[async_trait]
 impl Prune for Sqlite {
-    async fn strip(&self, kind: &Kind, what: Keepsake, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
-        let kind = kind.clone();
+    async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
+        let (kinds, only) = named(of);
         written(
             self.database
                 .write(move |connection| {
-                    let (kind, window) = (kind.clone(), window.clone());
+                    let (kinds, window) = (kinds.clone(), window.clone());
                     Box::pin(async move {
                         let query = match what {
                             Keepsake::Body => sqlx::query(strip!("body")),
                             Keepsake::Output => sqlx::query(strip!("output")),
                         };
-                        let query = query.bind(window.start).bind(window.end).bind(kind.as_str()).bind(at_most);
+                        let query = query.bind(window.start).bind(window.end).bind(kinds).bind(only).bind(at_most);
                         Ok(query.execute(connection).await?.rows_affected())
                     })
                 })
@@ -57,30 +65,27 @@ impl Prune for Sqlite {
     }
 
     async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
-        let which = which.clone();
-        // Names of kinds need no escaping.
-        let kinds: Vec<_> = which.kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
-        let kinds = format!("[{}]", kinds.join(","));
+        let (keyed, (kinds, only)) = (which.keyed, named(&which.of));
         written(
             self.database
                 .write(move |connection| {
-                    let (window, which, kinds) = (window.clone(), which.clone(), kinds.clone());
+                    let (window, kinds) = (window.clone(), kinds.clone());
                     Box::pin(async move {
                         sqlx::query(concat!("DELETE FROM attempts WHERE id IN (", removable!(), ")"))
                             .bind(window.start)
                             .bind(window.end)
-                            .bind(which.keyed)
+                            .bind(keyed)
                             .bind(&kinds)
-                            .bind(which.only)
+                            .bind(only)
                             .bind(at_most)
                             .execute(&mut *connection)
                             .await?;
                         let removed = sqlx::query(concat!("DELETE FROM jobs WHERE id IN (", removable!(), ")"))
                             .bind(window.start)
                             .bind(window.end)
-                            .bind(which.keyed)
+                            .bind(keyed)
                             .bind(&kinds)
-                            .bind(which.only)
+                            .bind(only)
                             .bind(at_most)
                             .execute(connection)
                             .await?;

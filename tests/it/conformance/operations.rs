@@ -5,7 +5,7 @@ use std::time::Duration;
 use warren::{
     clock,
     job::{CANCELLED, Completion, Envelope, Key, Kind, Outcome, Parking, State, Suspicion, Tenant},
-    store::{Cancelled, Filter, Instance, JobRecord, Keepsake, Removable, Transition, Work},
+    store::{Cancelled, Filter, Instance, JobRecord, Keepsake, Kinds, Removable, Transition, Work},
 };
 
 use super::store::{Fixture, LATER, NOW, get, record, run};
@@ -65,15 +65,16 @@ pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_noth
     let before = started - 3_000_000..started - 2_000_000;
     let all_but = |keyed, kinds: &[&Kind]| Removable {
         keyed,
-        kinds: kinds.iter().map(|kind| (*kind).clone()).collect(),
-        only: false,
+        of: Kinds::AllBut(kinds.iter().map(|kind| (*kind).clone()).collect()),
     };
     let kind = &plain.kind;
-    assert_eq!(store.strip(kind, Keepsake::Body, before.clone(), 100).await.unwrap(), 0, "an empty window");
-    assert_eq!(store.strip(&crate::harness::jobs::kind("x.y"), Keepsake::Body, all.clone(), 100).await.unwrap(), 0);
-    assert_eq!(store.strip(kind, Keepsake::Body, all.clone(), 100).await.unwrap(), 1);
-    assert_eq!(store.strip(kind, Keepsake::Output, all.clone(), 2).await.unwrap(), 2, "no more than was asked for");
-    assert_eq!(store.strip(kind, Keepsake::Output, all.clone(), 100).await.unwrap(), 1);
+    let (this, others) = (Kinds::Only(vec![kind.clone()]), Kinds::AllBut(vec![kind.clone()]));
+    assert_eq!(store.strip(Keepsake::Body, &this, before.clone(), 100).await.unwrap(), 0, "an empty window");
+    assert_eq!(store.strip(Keepsake::Body, &others, all.clone(), 100).await.unwrap(), 0, "all kinds but this one");
+    assert_eq!(store.strip(Keepsake::Body, &this, all.clone(), 100).await.unwrap(), 1);
+    assert_eq!(store.strip(Keepsake::Output, &this, all.clone(), 2).await.unwrap(), 2, "no more than was asked for");
+    let any = Kinds::AllBut(Vec::new());
+    assert_eq!(store.strip(Keepsake::Output, &any, all.clone(), 100).await.unwrap(), 1);
     let row = get(store.as_ref(), plain.id).await;
     assert_eq!((row.state, row.body, row.output), (State::Succeeded, None, None));
     assert_eq!(get(store.as_ref(), dead_one.id).await.body.as_deref(), Some(BODY), "a dead letter keeps its bytes");
@@ -81,7 +82,7 @@ pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_noth
     assert_eq!(store.remove(&unkeyed, before, 100).await.unwrap(), 0);
     assert_eq!(store.remove(&all_but(false, &[kind]), all.clone(), 100).await.unwrap(), 0, "all kinds but this one");
     assert_eq!(store.remove(&unkeyed, all.clone(), 1).await.unwrap(), 1, "no more than was asked for");
-    let only = Removable { only: true, ..all_but(false, &[kind]) };
+    let only = Removable { keyed: false, of: this };
     assert_eq!(store.remove(&only, all.clone(), 100).await.unwrap(), 1, "this kind and no other");
     assert!(store.get(Some(&Tenant::DEFAULT), plain.id).await.unwrap().is_none());
     for kept in [&keyed, &dead_one, &waiting] {
