@@ -30,8 +30,9 @@ const FED: usize = 1000;
 const WARM: f64 = 0.02;
 /// How many are drained at a time before those that are measured.
 const BEFORE: usize = 200_000;
-/// How seldom it is looked at while the end is far: to be asked costs a process about as much as a hundred jobs.
-const SELDOM: Duration = Duration::from_millis(250);
+/// How seldom it is looked at while the end is far: to be asked costs a process about as much as a hundred jobs, and with fifty
+/// kinds several times that.
+const SELDOM: Duration = Duration::from_millis(500);
 
 pub(super) async fn measure(installation: &Installation, what: &Drain) -> Result<Report, Failure> {
     if installation.servers.is_none() && what.workers > 1 {
@@ -103,12 +104,12 @@ async fn once(installation: &Installation, what: &Drain, jobs: usize) -> Result<
     Ok(report)
 }
 
-/// How long to wait before the next look: a quarter of the time that is left at the rate so far, and no more than of the
-/// time that it has taken.
+/// How long to wait before the next look: half of the time that is left at the rate so far, and no more than of the time that it
+/// has taken.
 #[expect(clippy::cast_precision_loss, reason = "a guess")]
 fn next_look(jobs: u64, done: u64, took: Duration) -> Duration {
     let left = jobs.saturating_sub(done) as f64 / done.max(1) as f64;
-    (took.mul_f64(left.min(1.0)) / 4).clamp(LOOK, SELDOM)
+    (took.mul_f64(left.min(1.0)) / 2).clamp(LOOK, SELDOM)
 }
 
 async fn preload(producer: &Producer, kinds: &[Kind], body: &[u8], jobs: usize) -> Result<(), Failure> {
