@@ -20,10 +20,13 @@ use crate::{
 
 /// How often it looks when there is nothing to do.
 const LOOK: Duration = Duration::from_secs(30);
-/// How many rows a step should touch, and how many it touches at most.
-const WANTED: u64 = 5000;
-const AT_MOST: u32 = 20_000;
-const SHORTEST: Micros = 1_000_000;
+/// How many rows a step should touch, and how many it touches at most: what it leaves of a window costs the next one the way past
+/// what is gone.
+const WANTED: u64 = 10_000;
+const AT_MOST: u32 = 30_000;
+/// A window of less is not worth a statement.
+const WORTH: Micros = 1_000_000;
+const SHORTEST: Micros = 50_000;
 const LONGEST: Micros = 3600 * 1_000_000;
 /// Clocks differ: what is over may have been so a little before the installation began.
 const DAY: Micros = 24 * 3600 * 1_000_000;
@@ -38,8 +41,8 @@ enum Rule {
 }
 
 impl Rule {
-    /// Under which it is written down how far it has come.
-    fn name(&self) -> String {
+    /// Under which it is written down how far it has come. Without the kinds, which may be many.
+    fn name(&self, age: Duration) -> String {
         let what = match self {
             Self::Strip(Keepsake::Body, _) => "strip.body",
             Self::Strip(Keepsake::Output, _) => "strip.output",
@@ -48,7 +51,7 @@ impl Rule {
         };
         match self.kinds() {
             Kinds::AllBut(_) => format!("pruner.{what}"),
-            Kinds::Only(kinds) => format!("pruner.{what}.{}", names(kinds, ",")),
+            Kinds::Only(_) => format!("pruner.{what}.{age:?}"),
         }
     }
 
@@ -58,15 +61,18 @@ impl Rule {
         }
     }
 
-    /// How far it has come, as it is written down: with the kinds that it leaves out.
+    /// How far it has come, as it is written down: with the kinds that it is for, or that it leaves out.
     fn progress(&self, done_until: Micros) -> String {
-        match self.kinds() {
-            Kinds::AllBut(kinds) if !kinds.is_empty() => format!("{done_until} but {}", names(kinds, " ")),
-            _ => done_until.to_string(),
+        let (kinds, only) = self.kinds().named();
+        let names: Vec<_> = kinds.iter().map(Kind::as_str).collect();
+        match (only, names.join(" ")) {
+            (true, names) => format!("{done_until} of {names}"),
+            (false, names) if !names.is_empty() => format!("{done_until} but {names}"),
+            (false, _) => done_until.to_string(),
         }
     }
 
-    /// Reads what [`Rule::progress`] wrote. `None` if it left out other kinds.
+    /// Reads what [`Rule::progress`] wrote. `None` if it was for other kinds.
     fn done_until(&self, written: &str) -> Option<Micros> {
         let done = written.split(' ').next()?.parse().ok()?;
         (self.progress(done) == written).then_some(done)
@@ -78,6 +84,7 @@ impl Rule {
 struct Course {
     rule: Rule,
     age: Duration,
+    name: String,
     /// Everything that was over before this is done with. `None` until it was read.
     done_until: Option<Micros>,
     /// What is written down of that.
@@ -112,20 +119,16 @@ fn rules(registry: &Registry, retention: Retention) -> Vec<(Rule, Duration)> {
         rules.extend(each.map(|(of, age)| (Rule::Remove(Removable { keyed, of }), age)));
     }
     for what in [Keepsake::Body, Keepsake::Output] {
-        let default = age(what, policy::Retention::default());
         let shorter = by_age(registry, |kept| {
-            // Zero: it is not recorded at all. As long as the row: it goes with it.
-            Some(age(what, kept)).filter(|age| !age.is_zero() && *age < row_age(retention.keyed, kept))
-        });
-        rules.extend(shorter.into_iter().map(|(age, kinds)| {
-            let of = if age == default {
-                // So that a kind that is added does not make it begin anew.
-                Kinds::AllBut(registry.kinds().into_iter().filter(|kind| !kinds.contains(kind)).collect())
-            } else {
-                Kinds::Only(kinds)
+            let age = match what {
+                Keepsake::Body => kept.body,
+                Keepsake::Output => kept.output,
             };
-            (Rule::Strip(what, of), age)
-        }));
+            // Zero: it is not recorded at all. As long as the row: it goes with it.
+            Some(age).filter(|age| !age.is_zero() && *age < row_age(retention.keyed, kept))
+        });
+        // Of kinds that this process does not know, nothing: they may be kept longer.
+        rules.extend(shorter.into_iter().map(|(age, kinds)| (Rule::Strip(what, Kinds::Only(kinds)), age)));
     }
     rules
 }
@@ -141,22 +144,11 @@ fn by_age(registry: &Registry, age: impl Fn(policy::Retention) -> Option<Duratio
     ages
 }
 
-fn age(what: Keepsake, kept: policy::Retention) -> Duration {
-    match what {
-        Keepsake::Body => kept.body,
-        Keepsake::Output => kept.output,
-    }
-}
-
-fn names(kinds: &[Kind], between: &str) -> String {
-    kinds.iter().map(Kind::as_str).collect::<Vec<_>>().join(between)
-}
-
 impl Pruner {
     /// A pruner by these rules.
     pub fn new(store: Arc<dyn Store>, registry: &Registry, retention: Retention) -> Self {
-        let course = |(rule, age)| Course { rule, age, done_until: None, written: String::new(), window: 60_000_000 };
-        Self { store, courses: rules(registry, retention).into_iter().map(course).collect() }
+        let rules = rules(registry, retention).into_iter();
+        Self { store, courses: rules.map(|(rule, age)| Course::new(rule, age)).collect() }
     }
 
     /// Works until it is told to stop.
@@ -202,6 +194,11 @@ impl Pruner {
 }
 
 impl Course {
+    fn new(rule: Rule, age: Duration) -> Self {
+        let name = rule.name(age);
+        Self { rule, age, name, done_until: None, written: String::new(), window: 60_000_000 }
+    }
+
     /// Goes on where the pruner before it was, or begins where the installation began; so too if that one left out other
     /// kinds, whose rows it has passed by.
     async fn begin(&mut self, store: &dyn Store) -> Result<(), StoreError> {
@@ -210,9 +207,9 @@ impl Course {
             let since = store.settle_value(SINCE, &now.to_string()).await?;
             let start = since.parse().unwrap_or(now) - DAY;
             let beginning = self.rule.progress(start);
-            self.written = store.settle_value(&self.rule.name(), &beginning).await?;
+            self.written = store.settle_value(&self.name, &beginning).await?;
             let done = self.rule.done_until(&self.written);
-            if done.is_none() && store.replace_value(&self.rule.name(), &self.written, &beginning).await? {
+            if done.is_none() && store.replace_value(&self.name, &self.written, &beginning).await? {
                 self.written = beginning;
             }
             self.done_until = Some(done.unwrap_or(start));
@@ -222,12 +219,12 @@ impl Course {
 
     /// Another keeper may have come further; then that stands.
     async fn write_down(&mut self, store: &dyn Store) -> Result<(), StoreError> {
-        let (name, done) = (self.rule.name(), self.done_until.unwrap_or_default());
+        let done = self.done_until.unwrap_or_default();
         if done - self.rule.done_until(&self.written).unwrap_or(Micros::MIN / 2) >= WRITTEN_EVERY {
             let text = self.rule.progress(done);
-            self.written = match store.replace_value(&name, &self.written, &text).await? {
+            self.written = match store.replace_value(&self.name, &self.written, &text).await? {
                 true => text,
-                false => store.settle_value(&name, &text).await?,
+                false => store.settle_value(&self.name, &text).await?,
             };
         }
         Ok(())
@@ -237,8 +234,7 @@ impl Course {
         let done_until = self.done_until?;
         let age = Micros::try_from(self.age.as_micros()).unwrap_or(Micros::MAX);
         let end = now.saturating_sub(age);
-        // A window of less than a second is not worth a statement.
-        (done_until + SHORTEST <= end).then(|| done_until..end.min(done_until + self.window))
+        (done_until + WORTH <= end).then(|| done_until..end.min(done_until + self.window))
     }
 
     fn advance(&mut self, window: &Range<Micros>, touched: u64) {
@@ -261,18 +257,14 @@ mod tests {
     #[test]
     fn windows_follow_each_other_up_to_the_age_and_adapt_to_what_they_hold() {
         let second = 1_000_000;
-        let mut course = Course {
-            rule: Rule::Remove(Removable { keyed: false, of: Kinds::AllBut(Vec::new()) }),
-            age: Duration::from_secs(100),
-            done_until: Some(0),
-            written: String::new(),
-            window: 60 * second,
-        };
+        let rule = Rule::Remove(Removable { keyed: false, of: Kinds::AllBut(Vec::new()) });
+        let mut course = Course::new(rule, Duration::from_secs(100));
+        course.done_until = Some(0);
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
-        course.advance(&(0..60 * second), 20_000);
+        course.advance(&(0..60 * second), AT_MOST.into());
         assert_eq!(course.next_window(now), Some(0..30 * second), "there may be more in it, and it is half as long");
-        course.advance(&(0..30 * second), 11_000);
+        course.advance(&(0..30 * second), 2 * WANTED + 1);
         assert_eq!(course.next_window(now), Some(30 * second..45 * second), "half as long after too much");
         course.advance(&(30 * second..45 * second), 0);
         assert_eq!(course.next_window(now), Some(45 * second..75 * second), "twice as long after too little");
@@ -283,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_begins_anew_when_it_leaves_out_other_kinds() {
+    fn a_rule_begins_anew_when_it_is_for_other_kinds() {
         let kinds = |names: &[&str]| names.iter().map(|name| Kind::new(name).expect("a kind")).collect::<Vec<_>>();
         let rule = |names: &[&str]| Rule::Remove(Removable { keyed: false, of: Kinds::AllBut(kinds(names)) });
         let written = rule(&["a.b", "c.d"]).progress(7);
@@ -291,6 +283,10 @@ mod tests {
         assert_eq!(rule(&["a.b"]).done_until(&written), None, "it has passed by the rows of c.d");
         assert_eq!(rule(&[]).done_until(&written), None);
         assert_eq!(rule(&[]).done_until(&rule(&[]).progress(7)), Some(7));
+        let only = |names: &[&str]| Rule::Strip(Keepsake::Output, Kinds::Only(kinds(names)));
+        let written = only(&["a.b", "c.d"]).progress(7);
+        assert_eq!(only(&["a.b", "c.d"]).done_until(&written), Some(7));
+        assert_eq!(only(&["a.b", "c.d", "e.f"]).done_until(&written), None, "it has passed by the rows of e.f");
     }
 
     #[test]
@@ -329,12 +325,12 @@ mod tests {
         assert_eq!(
             strips,
             [
-                (Rule::Strip(Keepsake::Output, Kinds::AllBut(kinds(&["k.b", "k.c", "k.d", "k.e"]))), day),
+                (Rule::Strip(Keepsake::Output, Kinds::Only(kinds(&["k.a", "k.f"]))), day),
                 (Rule::Strip(Keepsake::Output, Kinds::Only(kinds(&["k.b", "k.d"]))), week),
             ],
             "of one nothing is recorded, and of another the row goes with it"
         );
-        let names: Vec<_> = strips.iter().map(|(rule, _)| rule.name()).collect();
-        assert_eq!(names, ["pruner.strip.output", "pruner.strip.output.k.b,k.d"]);
+        let names: Vec<_> = strips.iter().map(|(rule, age)| rule.name(*age)).collect();
+        assert_eq!(names, ["pruner.strip.output.86400s", "pruner.strip.output.604800s"]);
     }
 }

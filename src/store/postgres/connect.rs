@@ -50,8 +50,6 @@ impl FromStr for PgUrl {
                 // Where a small table can only be read whole, that counts as so dear now that the plan would be compiled,
                 // for a quarter of a second.
                 ("jit", "off"),
-                // The ROLLBACK after every release says each time that there is nothing to roll back.
-                ("client_min_messages", "error"),
             ])
             .disable_statement_logging();
         Ok(Self(options))
@@ -85,8 +83,9 @@ impl PgUrl {
             // would write into it and see it vanish.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    // sqlx waits here for as long as TCP does; a connection that does not answer is dropped instead.
-                    match timeout(ROLLBACK, connection.execute("ROLLBACK")).await {
+                    // A ROLLBACK alone warns each time in the database's log that there is nothing to roll back. sqlx waits here
+                    // for as long as TCP does; a connection that does not answer is dropped instead.
+                    match timeout(ROLLBACK, connection.execute("BEGIN; ROLLBACK")).await {
                         Ok(done) => done.map(|_| true),
                         Err(_) => Err(sqlx::Error::PoolTimedOut),
                     }
