@@ -20,10 +20,8 @@ use crate::{
 
 /// How often it looks when there is nothing to do.
 const LOOK: Duration = Duration::from_secs(30);
-/// How many rows a step should touch, and how many it touches at most: what it leaves of a window costs the next one the way past
-/// what is gone.
-const WANTED: u64 = 10_000;
-const AT_MOST: u32 = 30_000;
+/// How many times what a step should touch it touches at most.
+const AT_MOST: u32 = 3;
 /// A window of less is not worth a statement.
 const WORTH: Micros = 1_000_000;
 const SHORTEST: Micros = 50_000;
@@ -169,19 +167,21 @@ impl Pruner {
     }
 
     async fn catch_up(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        let wanted = self.store.rows_a_step();
+        let at_most = wanted * AT_MOST;
         for course in &mut self.courses {
             course.begin(self.store.as_ref()).await?;
             while !stop.is_cancelled() {
                 let Some(window) = course.next_window(clock::now()) else { break };
                 let touched = match &course.rule {
-                    Rule::Strip(what, of) => self.store.strip(*what, of, window.clone(), AT_MOST).await,
-                    Rule::Remove(which) => self.store.remove(which, window.clone(), AT_MOST).await,
+                    Rule::Strip(what, of) => self.store.strip(*what, of, window.clone(), at_most).await,
+                    Rule::Remove(which) => self.store.remove(which, window.clone(), at_most).await,
                 };
                 let touched = touched.inspect_err(|_| {
                     // It may have been too much to look through in the time that a statement has.
                     course.window = (course.window / 4).max(SHORTEST);
                 })?;
-                course.advance(&window, touched);
+                course.advance(&window, touched, wanted);
                 course.write_down(self.store.as_ref()).await?;
                 if touched > 0 {
                     debug!(rule = ?course.rule, touched, "pruned");
@@ -237,14 +237,15 @@ impl Course {
         (done_until + WORTH <= end).then(|| done_until..end.min(done_until + self.window))
     }
 
-    fn advance(&mut self, window: &Range<Micros>, touched: u64) {
+    fn advance(&mut self, window: &Range<Micros>, touched: u64, wanted: u32) {
+        let (wanted, at_most) = (u64::from(wanted), u64::from(wanted * AT_MOST));
         // There may be more in it.
-        if touched < u64::from(AT_MOST) {
+        if touched < at_most {
             self.done_until = Some(window.end);
         }
-        if touched > 2 * WANTED {
+        if touched > 2 * wanted {
             self.window = (self.window / 2).max(SHORTEST);
-        } else if touched < WANTED / 2 {
+        } else if touched < wanted / 2 {
             self.window = (self.window * 2).min(LONGEST);
         }
     }
@@ -262,15 +263,15 @@ mod tests {
         course.done_until = Some(0);
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
-        course.advance(&(0..60 * second), AT_MOST.into());
+        course.advance(&(0..60 * second), 3000, 1000);
         assert_eq!(course.next_window(now), Some(0..30 * second), "there may be more in it, and it is half as long");
-        course.advance(&(0..30 * second), 2 * WANTED + 1);
+        course.advance(&(0..30 * second), 2001, 1000);
         assert_eq!(course.next_window(now), Some(30 * second..45 * second), "half as long after too much");
-        course.advance(&(30 * second..45 * second), 0);
+        course.advance(&(30 * second..45 * second), 0, 1000);
         assert_eq!(course.next_window(now), Some(45 * second..75 * second), "twice as long after too little");
-        course.advance(&(45 * second..190 * second), WANTED);
+        course.advance(&(45 * second..190 * second), 1000, 1000);
         assert_eq!(course.next_window(now), Some(190 * second..200 * second), "not beyond what is old enough");
-        course.advance(&(190 * second..200 * second), WANTED);
+        course.advance(&(190 * second..200 * second), 1000, 1000);
         assert_eq!(course.next_window(now), None);
     }
 

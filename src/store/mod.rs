@@ -235,6 +235,9 @@ pub trait Due: Send + Sync {
 /// What the pruner asks. It goes through time in windows, so that no step ever looks at what an earlier one has left.
 #[async_trait]
 pub trait Prune: Send + Sync {
+    /// How many rows a step should touch: the more, the less it looks at beside them, and the longer it takes.
+    fn rows_a_step(&self) -> u32;
+
     /// Drops the body or the output of jobs of some kinds that are over since a time in the window, and need neither any
     /// more: of `at_most` so many. Answers how many.
     async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;

@@ -45,6 +45,11 @@ fn named(of: &Kinds) -> (String, bool) {
 
 #[async_trait]
 impl Prune for Sqlite {
+    /// Who else writes waits meanwhile.
+    fn rows_a_step(&self) -> u32 {
+        5_000
+    }
+
     async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
         let (kinds, only) = named(of);
         written(
