@@ -1,9 +1,15 @@
 //! The pruner: what is kept no longer goes.
 //!
 //! Goes through time in windows that grow and shrink with what it finds, so that every step is short and none looks at
-//! what an earlier one has left. Each rule looks at every row once: what is kept equally long of several kinds is one rule.
+//! what an earlier one has left. What is kept equally long of several kinds is one rule, so that rows are not looked at once for
+//! each kind.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -20,14 +26,17 @@ use crate::{
 
 /// How often it looks when there is nothing to do.
 const LOOK: Duration = Duration::from_secs(30);
-/// How many times what a step should touch it touches at most.
+/// A step touches at most this many times the rows that it should.
 const AT_MOST: u32 = 3;
-/// A window of less is not worth a statement.
+/// Less than this up to the present is not worth a statement.
 const WORTH: Micros = 1_000_000;
+/// In which a fast database records about as many rows as a step should touch.
 const SHORTEST: Micros = 50_000;
 const LONGEST: Micros = 3600 * 1_000_000;
 /// Clocks differ: what is over may have been so a little before the installation began.
 const DAY: Micros = 24 * 3600 * 1_000_000;
+/// How long a step should take at most, whatever it has touched: a statement has ten seconds.
+const LONG: Duration = Duration::from_secs(2);
 /// How far a rule gets before that is written down.
 const WRITTEN_EVERY: Micros = 300 * 1_000_000;
 
@@ -39,7 +48,7 @@ enum Rule {
 }
 
 impl Rule {
-    /// Under which it is written down how far it has come. Without the kinds, which may be many.
+    /// Under which it is written down how far it has come. The kinds are not in it: they may be many.
     fn name(&self, age: Duration) -> String {
         let what = match self {
             Self::Strip(Keepsake::Body, _) => "strip.body",
@@ -49,7 +58,7 @@ impl Rule {
         };
         match self.kinds() {
             Kinds::AllBut(_) => format!("pruner.{what}"),
-            Kinds::Only(_) => format!("pruner.{what}.{age:?}"),
+            Kinds::Only(_) => format!("pruner.{what}.{}ms", age.as_millis()),
         }
     }
 
@@ -111,7 +120,8 @@ fn rules(registry: &Registry, retention: Retention) -> Vec<(Rule, Duration)> {
     let mut rules = Vec::new();
     for (keyed, fence) in [(false, retention.unkeyed), (true, retention.keyed)] {
         let longer = by_age(registry, |kept| Some(row_age(fence, kept)).filter(|age| *age > fence));
-        let all = longer.values().flatten().cloned().collect();
+        let mut all: Vec<_> = longer.values().flatten().cloned().collect();
+        all.sort();
         let only = longer.into_iter().map(|(age, kinds)| (Kinds::Only(kinds), age));
         let each = only.chain([(Kinds::AllBut(all), fence)]);
         rules.extend(each.map(|(of, age)| (Rule::Remove(Removable { keyed, of }), age)));
@@ -173,6 +183,7 @@ impl Pruner {
             course.begin(self.store.as_ref()).await?;
             while !stop.is_cancelled() {
                 let Some(window) = course.next_window(clock::now()) else { break };
+                let began = Instant::now();
                 let touched = match &course.rule {
                     Rule::Strip(what, of) => self.store.strip(*what, of, window.clone(), at_most).await,
                     Rule::Remove(which) => self.store.remove(which, window.clone(), at_most).await,
@@ -181,7 +192,7 @@ impl Pruner {
                     // It may have been too much to look through in the time that a statement has.
                     course.window = (course.window / 4).max(SHORTEST);
                 })?;
-                course.advance(&window, touched, wanted);
+                course.advance(&window, touched, wanted, began.elapsed());
                 course.write_down(self.store.as_ref()).await?;
                 if touched > 0 {
                     debug!(rule = ?course.rule, touched, "pruned");
@@ -199,8 +210,8 @@ impl Course {
         Self { rule, age, name, done_until: None, written: String::new(), window: 60_000_000 }
     }
 
-    /// Goes on where the pruner before it was, or begins where the installation began; so too if that one left out other
-    /// kinds, whose rows it has passed by.
+    /// Goes on where the pruner before it was, or begins where the installation began; so too if that one was for other
+    /// kinds: it has passed by the rows of these.
     async fn begin(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         if self.done_until.is_none() {
             let now = clock::now();
@@ -237,15 +248,15 @@ impl Course {
         (done_until + WORTH <= end).then(|| done_until..end.min(done_until + self.window))
     }
 
-    fn advance(&mut self, window: &Range<Micros>, touched: u64, wanted: u32) {
+    fn advance(&mut self, window: &Range<Micros>, touched: u64, wanted: u32, took: Duration) {
         let (wanted, at_most) = (u64::from(wanted), u64::from(wanted * AT_MOST));
         // There may be more in it.
         if touched < at_most {
             self.done_until = Some(window.end);
         }
-        if touched > 2 * wanted {
+        if touched > 2 * wanted || took > LONG {
             self.window = (self.window / 2).max(SHORTEST);
-        } else if touched < wanted / 2 {
+        } else if touched < wanted / 2 && took < LONG / 2 {
             self.window = (self.window * 2).min(LONGEST);
         }
     }
@@ -263,16 +274,22 @@ mod tests {
         course.done_until = Some(0);
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
-        course.advance(&(0..60 * second), 3000, 1000);
+        course.advance(&(0..60 * second), 3000, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), Some(0..30 * second), "there may be more in it, and it is half as long");
-        course.advance(&(0..30 * second), 2001, 1000);
+        course.advance(&(0..30 * second), 2001, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), Some(30 * second..45 * second), "half as long after too much");
-        course.advance(&(30 * second..45 * second), 0, 1000);
+        course.advance(&(30 * second..45 * second), 0, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), Some(45 * second..75 * second), "twice as long after too little");
-        course.advance(&(45 * second..190 * second), 1000, 1000);
+        course.advance(&(45 * second..190 * second), 1000, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), Some(190 * second..200 * second), "not beyond what is old enough");
-        course.advance(&(190 * second..200 * second), 1000, 1000);
+        course.advance(&(190 * second..200 * second), 1000, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), None);
+        course.done_until = Some(0);
+        course.window = 60 * second;
+        course.advance(&(0..60 * second), 1, 1000, LONG / 2);
+        assert_eq!(course.next_window(now), Some(60 * second..120 * second), "as long: it took its time");
+        course.advance(&(60 * second..120 * second), 1, 1000, LONG * 2);
+        assert_eq!(course.next_window(now), Some(120 * second..150 * second), "half as long: it took too much time");
     }
 
     #[test]
@@ -332,6 +349,6 @@ mod tests {
             "of one nothing is recorded, and of another the row goes with it"
         );
         let names: Vec<_> = strips.iter().map(|(rule, age)| rule.name(*age)).collect();
-        assert_eq!(names, ["pruner.strip.output.86400s", "pruner.strip.output.604800s"]);
+        assert_eq!(names, ["pruner.strip.output.86400000ms", "pruner.strip.output.604800000ms"]);
     }
 }

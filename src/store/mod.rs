@@ -261,12 +261,12 @@ pub struct Removable {
 pub enum Kinds {
     /// These.
     Only(Vec<Kind>),
-    /// All others, known or not.
+    /// All but these, known or not.
     AllBut(Vec<Kind>),
 }
 
 impl Kinds {
-    /// Those that are named, and whether they are meant, and not all others.
+    /// The kinds in the list, and whether they are those that are meant and not those that are left out.
     pub fn named(&self) -> (&[Kind], bool) {
         match self {
             Self::Only(kinds) => (kinds, true),

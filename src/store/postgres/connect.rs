@@ -50,6 +50,8 @@ impl FromStr for PgUrl {
                 // Where a small table can only be read whole, that counts as so dear now that the plan would be compiled,
                 // for a quarter of a second.
                 ("jit", "off"),
+                // What it has to say beside errors is for its own log.
+                ("client_min_messages", "error"),
             ])
             .disable_statement_logging();
         Ok(Self(options))
@@ -83,8 +85,9 @@ impl PgUrl {
             // would write into it and see it vanish.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    // A ROLLBACK alone warns each time in the database's log that there is nothing to roll back. sqlx waits here
-                    // for as long as TCP does; a connection that does not answer is dropped instead.
+                    // A ROLLBACK alone warns each time in the database's log that there is nothing to roll back; in a transaction
+                    // that has failed BEGIN is refused, and the connection dropped. sqlx waits here for as long as TCP does; one
+                    // that does not answer is dropped too.
                     match timeout(ROLLBACK, connection.execute("BEGIN; ROLLBACK")).await {
                         Ok(done) => done.map(|_| true),
                         Err(_) => Err(sqlx::Error::PoolTimedOut),

@@ -53,11 +53,19 @@ pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_noth
     let keyed = Envelope { key: Key::Keyed, ..envelope() };
     let (dead_one, waiting) = (envelope(), envelope());
     let retried = run(&envelope(), 2);
+    let other = Envelope { kind: crate::harness::jobs::kind("x.y"), ..envelope() };
     record(store.as_ref(), vec![retry(&Envelope { run: 1, ..retried.clone() }, NOW)]).await;
-    let with_body = Completion { body: Some(BODY.into()), ..success(&plain) };
+    let with_body = |it| Completion { body: Some(BODY.into()), ..success(it) };
     record(
         store.as_ref(),
-        vec![with_body, success(&keyed), dead(&dead_one), success(&retried), retry(&waiting, LATER)],
+        vec![
+            with_body(&plain),
+            with_body(&other),
+            success(&keyed),
+            dead(&dead_one),
+            success(&retried),
+            retry(&waiting, LATER),
+        ],
     )
     .await;
     // A window of a second more, should the database's clock be another one.
@@ -70,22 +78,27 @@ pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_noth
     let kind = &plain.kind;
     let (this, others) = (Kinds::Only(vec![kind.clone()]), Kinds::AllBut(vec![kind.clone()]));
     assert_eq!(store.strip(Keepsake::Body, &this, before.clone(), 100).await.unwrap(), 0, "an empty window");
-    assert_eq!(store.strip(Keepsake::Body, &others, all.clone(), 100).await.unwrap(), 0, "all kinds but this one");
+    assert_eq!(store.strip(Keepsake::Body, &others, all.clone(), 100).await.unwrap(), 1, "all kinds but this one");
+    assert_eq!(get(store.as_ref(), plain.id).await.body.as_deref(), Some(BODY));
     assert_eq!(store.strip(Keepsake::Body, &this, all.clone(), 100).await.unwrap(), 1);
     assert_eq!(store.strip(Keepsake::Output, &this, all.clone(), 2).await.unwrap(), 2, "no more than was asked for");
-    let any = Kinds::AllBut(Vec::new());
-    assert_eq!(store.strip(Keepsake::Output, &any, all.clone(), 100).await.unwrap(), 1);
+    assert_eq!(store.strip(Keepsake::Output, &this, all.clone(), 100).await.unwrap(), 1, "this kind and no other");
+    let both = Kinds::Only(vec![kind.clone(), other.kind.clone()]);
+    assert_eq!(store.strip(Keepsake::Output, &both, all.clone(), 100).await.unwrap(), 1, "of the other");
     let row = get(store.as_ref(), plain.id).await;
     assert_eq!((row.state, row.body, row.output), (State::Succeeded, None, None));
     assert_eq!(get(store.as_ref(), dead_one.id).await.body.as_deref(), Some(BODY), "a dead letter keeps its bytes");
     let unkeyed = all_but(false, &[]);
     assert_eq!(store.remove(&unkeyed, before, 100).await.unwrap(), 0);
-    assert_eq!(store.remove(&all_but(false, &[kind]), all.clone(), 100).await.unwrap(), 0, "all kinds but this one");
+    assert_eq!(store.remove(&all_but(false, &[kind, &other.kind]), all.clone(), 100).await.unwrap(), 0);
+    assert_eq!(store.remove(&all_but(false, &[kind]), all.clone(), 100).await.unwrap(), 1, "all kinds but this one");
+    assert!(store.get(Some(&Tenant::DEFAULT), other.id).await.unwrap().is_none());
     assert_eq!(store.remove(&unkeyed, all.clone(), 1).await.unwrap(), 1, "no more than was asked for");
     let only = Removable { keyed: false, of: this };
+    record(store.as_ref(), vec![success(&other)]).await;
     assert_eq!(store.remove(&only, all.clone(), 100).await.unwrap(), 1, "this kind and no other");
     assert!(store.get(Some(&Tenant::DEFAULT), plain.id).await.unwrap().is_none());
-    for kept in [&keyed, &dead_one, &waiting] {
+    for kept in [&keyed, &dead_one, &waiting, &other] {
         get(store.as_ref(), kept.id).await;
     }
     assert_eq!(store.remove(&all_but(true, &[]), all.clone(), 100).await.unwrap(), 1);
@@ -94,7 +107,7 @@ pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_noth
     assert_eq!(get(store.as_ref(), retried.id).await.attempts, []);
     // Those of a job that failed at once, too.
     assert_eq!(store.discard(dead_one.id).await.unwrap(), Transition::Done);
-    assert_eq!(store.remove(&unkeyed, started - 1_000_000..clock::now() + 1_000_000, 100).await.unwrap(), 2);
+    assert_eq!(store.remove(&unkeyed, started - 1_000_000..clock::now() + 1_000_000, 100).await.unwrap(), 3);
     record(store.as_ref(), vec![dead(&Envelope { run: 2, ..dead_one.clone() })]).await;
     assert_eq!(get(store.as_ref(), dead_one.id).await.attempts.len(), 1);
 }
