@@ -91,7 +91,6 @@ impl Rule {
 struct Course {
     rule: Rule,
     age: Duration,
-    name: String,
     /// Everything that was over before this is done with. `None` until it was read.
     done_until: Option<Micros>,
     /// What is written down of that.
@@ -206,8 +205,7 @@ impl Pruner {
 
 impl Course {
     fn new(rule: Rule, age: Duration) -> Self {
-        let name = rule.name(age);
-        Self { rule, age, name, done_until: None, written: String::new(), window: 60_000_000 }
+        Self { rule, age, done_until: None, written: String::new(), window: 60_000_000 }
     }
 
     /// Goes on where the pruner before it was, or begins where the installation began; so too if that one was for other
@@ -217,10 +215,10 @@ impl Course {
             let now = clock::now();
             let since = store.settle_value(SINCE, &now.to_string()).await?;
             let start = since.parse().unwrap_or(now) - DAY;
-            let beginning = self.rule.progress(start);
-            self.written = store.settle_value(&self.name, &beginning).await?;
+            let (name, beginning) = (self.rule.name(self.age), self.rule.progress(start));
+            self.written = store.settle_value(&name, &beginning).await?;
             let done = self.rule.done_until(&self.written);
-            if done.is_none() && store.replace_value(&self.name, &self.written, &beginning).await? {
+            if done.is_none() && store.replace_value(&name, &self.written, &beginning).await? {
                 self.written = beginning;
             }
             self.done_until = Some(done.unwrap_or(start));
@@ -232,10 +230,10 @@ impl Course {
     async fn write_down(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         let done = self.done_until.unwrap_or_default();
         if done - self.rule.done_until(&self.written).unwrap_or(Micros::MIN / 2) >= WRITTEN_EVERY {
-            let text = self.rule.progress(done);
-            self.written = match store.replace_value(&self.name, &self.written, &text).await? {
+            let (name, text) = (self.rule.name(self.age), self.rule.progress(done));
+            self.written = match store.replace_value(&name, &self.written, &text).await? {
                 true => text,
-                false => store.settle_value(&self.name, &text).await?,
+                false => store.settle_value(&name, &text).await?,
             };
         }
         Ok(())

@@ -24,7 +24,7 @@ use crate::{
 
 /// How many may wait to be written.
 const WAITING: usize = 4096;
-/// How many are written in one go.
+/// How many are written in one go: each writes to as many places of the file as there are kinds, however many they are.
 const BURST: usize = 1000;
 
 /// Begins to write. Must be called within a tokio runtime.
@@ -45,7 +45,7 @@ async fn write_all(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>) {
             .map(|(seq, Waiting { job, answer, .. })| (Row { seq, head: rows::head(&job.envelope), job }, answer))
             .unzip();
         // Those of a kind lie together on the disk.
-        rows.sort_by_cached_key(|row: &Row| row.job.envelope.kind.shared());
+        rows.sort_by_cached_key(|row: &Row| row.job.envelope.kind.clone());
         let rows = Arc::new(rows);
         let work = rows.clone();
         let written = shared

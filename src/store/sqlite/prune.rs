@@ -38,9 +38,7 @@ macro_rules! removable {
 /// The names of kinds as JSON, and whether they are meant, and not all others.
 fn named(of: &Kinds) -> (String, bool) {
     let (kinds, only) = of.named();
-    // They need no escaping.
-    let kinds: Vec<_> = kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
-    (format!("[{}]", kinds.join(",")), only)
+    (serde_json::json!(kinds).to_string(), only)
 }
 
 #[async_trait]
