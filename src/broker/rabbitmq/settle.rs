@@ -97,9 +97,9 @@ impl Window {
         self.tags.len()
     }
 
-    /// Whether any is settled and not acknowledged.
-    pub fn has_settled(&self) -> bool {
-        self.settled > 0
+    /// How many are settled and not acknowledged.
+    pub fn settled(&self) -> usize {
+        self.settled
     }
 
     fn slot(&mut self, tag: u64) -> Option<&mut Tag> {
@@ -130,7 +130,7 @@ mod tests {
         }
         assert_eq!(window.take_beginning(), Some(3));
         assert_eq!(window.take_beginning(), None);
-        assert!(!window.has_settled());
+        assert_eq!(window.settled(), 0);
     }
 
     #[test]
