@@ -20,7 +20,7 @@ use crate::{
     config::Retention,
     job::{Kind, Micros, chain},
     runtime::registry::Registry,
-    store::{Keepsake, Kinds, Removable, SINCE, Store, StoreError},
+    store::{Keepsake, Kinds, Pruned, Removable, SINCE, Store, StoreError},
     telemetry::PRUNED,
 };
 
@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_secs(30);
 const AT_MOST: u32 = 3;
 /// Less than this up to the present is not worth a statement.
 const WORTH: Micros = 1_000_000;
+/// The first window. What waits in it may be dense, and looking again over what a step has removed costs as much as removing;
+/// where it is not, windows are long after a few.
+const FIRST: Micros = 1_000_000;
 /// In which a fast database records about as many rows as a step should touch.
 const SHORTEST: Micros = 50_000;
 const LONGEST: Micros = 3600 * 1_000_000;
@@ -161,12 +164,9 @@ impl Pruner {
     /// Works until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let done = match self.catch_up(&stop).await {
-                Ok(()) => self.store.forget().await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = done {
-                warn!(error = chain(&error), "the pruner cannot reach the database");
+            self.catch_up(&stop).await;
+            if let Err(error) = self.store.forget().await {
+                warn!(error = chain(&error), "what nobody waits for any more cannot be forgotten");
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -175,37 +175,46 @@ impl Pruner {
         }
     }
 
-    async fn catch_up(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
-        let wanted = self.store.rows_a_step();
-        let at_most = wanted * AT_MOST;
+    /// One rule after the other: one that fails keeps no other from its turn, unless the database is away.
+    async fn catch_up(&mut self, stop: &CancellationToken) {
         for course in &mut self.courses {
-            course.begin(self.store.as_ref()).await?;
-            while !stop.is_cancelled() {
-                let Some(window) = course.next_window(clock::now()) else { break };
-                let began = Instant::now();
-                let touched = match &course.rule {
-                    Rule::Strip(what, of) => self.store.strip(*what, of, window.clone(), at_most).await,
-                    Rule::Remove(which) => self.store.remove(which, window.clone(), at_most).await,
-                };
-                let touched = touched.inspect_err(|_| {
-                    // It may have been too much to look through in the time that a statement has.
-                    course.window = (course.window / 4).max(SHORTEST);
-                })?;
-                course.advance(&window, touched, wanted, began.elapsed());
-                course.write_down(self.store.as_ref()).await?;
-                if touched > 0 {
-                    debug!(rule = ?course.rule, touched, "pruned");
-                    metrics::counter!(PRUNED).increment(touched);
-                }
+            let Err(error) = course.catch_up(self.store.as_ref(), stop).await else { continue };
+            let rule = course.rule.name(course.age);
+            warn!(rule, error = chain(&error), "a rule of the pruner cannot go on");
+            if matches!(error, StoreError::NotReached(_)) {
+                return;
             }
         }
-        Ok(())
     }
 }
 
 impl Course {
     fn new(rule: Rule, age: Duration) -> Self {
-        Self { rule, age, done_until: None, written: String::new(), window: 60_000_000 }
+        Self { rule, age, done_until: None, written: String::new(), window: FIRST }
+    }
+
+    async fn catch_up(&mut self, store: &dyn Store, stop: &CancellationToken) -> Result<(), StoreError> {
+        let wanted = store.rows_a_step();
+        let at_most = wanted * AT_MOST;
+        if !stop.is_cancelled() {
+            self.begin(store).await?;
+        }
+        while !stop.is_cancelled() {
+            let Some(window) = self.next_window(clock::now()) else { break };
+            let began = Instant::now();
+            let step = match &self.rule {
+                Rule::Strip(what, of) => store.strip(*what, of, window.clone(), at_most).await,
+                Rule::Remove(which) => store.remove(which, window.clone(), at_most).await,
+            };
+            let Pruned { found, touched } = step.inspect_err(|error| self.failed(error))?;
+            self.advance(&window, found, wanted, began.elapsed());
+            self.write_down(store).await?;
+            if touched > 0 {
+                debug!(rule = ?self.rule, touched, "pruned");
+                metrics::counter!(PRUNED).increment(touched);
+            }
+        }
+        Ok(())
     }
 
     /// Goes on where the pruner before it was, or begins where the installation began; so too if that one was for other
@@ -246,16 +255,23 @@ impl Course {
         (done_until + WORTH <= end).then(|| done_until..end.min(done_until + self.window))
     }
 
-    fn advance(&mut self, window: &Range<Micros>, touched: u64, wanted: u32, took: Duration) {
+    fn advance(&mut self, window: &Range<Micros>, found: u64, wanted: u32, took: Duration) {
         let (wanted, at_most) = (u64::from(wanted), u64::from(wanted * AT_MOST));
         // There may be more in it.
-        if touched < at_most {
+        if found < at_most {
             self.done_until = Some(window.end);
         }
-        if touched > 2 * wanted || took > LONG {
+        if found > 2 * wanted || took > LONG {
             self.window = (self.window / 2).max(SHORTEST);
-        } else if touched < wanted / 2 && took < LONG / 2 {
+        } else if found < wanted / 2 && took < LONG / 2 {
             self.window = (self.window * 2).min(LONGEST);
+        }
+    }
+
+    /// A statement failed. It may have been too much to look through in the time that one has.
+    fn failed(&mut self, error: &StoreError) {
+        if !matches!(error, StoreError::NotReached(_)) {
+            self.window = (self.window / 4).max(SHORTEST);
         }
     }
 }
@@ -269,7 +285,7 @@ mod tests {
         let second = 1_000_000;
         let rule = Rule::Remove(Removable { keyed: false, of: Kinds::AllBut(Vec::new()) });
         let mut course = Course::new(rule, Duration::from_secs(100));
-        course.done_until = Some(0);
+        (course.done_until, course.window) = (Some(0), 60 * second);
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
         course.advance(&(0..60 * second), 3000, 1000, Duration::ZERO);

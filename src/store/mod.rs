@@ -239,12 +239,26 @@ pub trait Prune: Send + Sync {
     fn rows_a_step(&self) -> u32;
 
     /// Drops the body or the output of jobs of some kinds that are over since a time in the window, and need neither any
-    /// more: of `at_most` so many. Answers how many.
-    async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;
+    /// more: of `at_most` so many.
+    async fn strip(
+        &self,
+        what: Keepsake,
+        of: &Kinds,
+        window: Range<Micros>,
+        at_most: u32,
+    ) -> Result<Pruned, StoreError>;
 
     /// Removes the rows of jobs that are over since a time in the window, and are no dead letters: `at_most` so many.
-    /// Answers how many.
-    async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError>;
+    async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<Pruned, StoreError>;
+}
+
+/// What came of a step of the pruner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many rows it found: if as many as it might, there may be more in its window.
+    pub found: u64,
+    /// How many of those it stripped or removed, and not another at the same time.
+    pub touched: u64,
 }
 
 /// Which rows go together.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{Sqlite, connect::written};
 use crate::{
     job::Micros,
-    store::{Keepsake, Kinds, Prune, Removable, StoreError},
+    store::{Keepsake, Kinds, Prune, Pruned, Removable, StoreError},
 };
 
 /// Empties a column of the rows that a window holds.
@@ -41,6 +41,11 @@ fn named(of: &Kinds) -> (String, bool) {
     (serde_json::json!(kinds).to_string(), only)
 }
 
+/// Nobody else writes meanwhile.
+fn all_of(found: u64) -> Pruned {
+    Pruned { found, touched: found }
+}
+
 #[async_trait]
 impl Prune for Sqlite {
     /// Who else writes waits meanwhile.
@@ -48,7 +53,13 @@ impl Prune for Sqlite {
         5_000
     }
 
-    async fn strip(&self, what: Keepsake, of: &Kinds, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
+    async fn strip(
+        &self,
+        what: Keepsake,
+        of: &Kinds,
+        window: Range<Micros>,
+        at_most: u32,
+    ) -> Result<Pruned, StoreError> {
         let (kinds, only) = named(of);
         written(
             self.database
@@ -60,14 +71,14 @@ impl Prune for Sqlite {
                             Keepsake::Output => sqlx::query(strip!("output")),
                         };
                         let query = query.bind(window.start).bind(window.end).bind(kinds).bind(only).bind(at_most);
-                        Ok(query.execute(connection).await?.rows_affected())
+                        Ok(all_of(query.execute(connection).await?.rows_affected()))
                     })
                 })
                 .await,
         )
     }
 
-    async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<u64, StoreError> {
+    async fn remove(&self, which: &Removable, window: Range<Micros>, at_most: u32) -> Result<Pruned, StoreError> {
         let (keyed, (kinds, only)) = (which.keyed, named(&which.of));
         written(
             self.database
@@ -92,7 +103,7 @@ impl Prune for Sqlite {
                             .bind(at_most)
                             .execute(connection)
                             .await?;
-                        Ok(removed.rows_affected())
+                        Ok(all_of(removed.rows_affected()))
                     })
                 })
                 .await,

@@ -4,6 +4,7 @@ pub(crate) mod broker;
 mod claims;
 mod keys;
 mod operations;
+mod postgres;
 mod rabbitmq;
 mod store;
 mod straight;
