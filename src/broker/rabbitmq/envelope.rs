@@ -127,7 +127,8 @@ pub(super) fn given_before(properties: &BasicProperties, redelivered: bool) -> u
         .and_then(|table| table.inner().get(DELIVERY_COUNT))
         .and_then(integer)
         .and_then(|count| u32::try_from(count).ok());
-    count.unwrap_or_else(|| redelivered.into())
+    // Not every broker counts what a consumer gave back or lost with its channel.
+    count.unwrap_or(0).max(redelivered.into())
 }
 
 fn read(kind: &Kind, properties: &BasicProperties) -> Result<Envelope, String> {
@@ -211,5 +212,23 @@ fn text(value: &AMQPValue) -> Option<&str> {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
         AMQPValue::ShortString(text) => Some(text.as_str()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_out_before_is_told_by_the_count_or_by_the_flag_alone() {
+        let counted = |count| {
+            let mut headers = FieldTable::default();
+            headers.insert(DELIVERY_COUNT.into(), AMQPValue::LongLongInt(count));
+            BasicProperties::default().with_headers(headers)
+        };
+        assert_eq!(given_before(&BasicProperties::default(), false), 0);
+        assert_eq!(given_before(&BasicProperties::default(), true), 1);
+        assert_eq!(given_before(&counted(3), true), 3);
+        assert_eq!(given_before(&counted(0), true), 1, "the broker does not count every return");
     }
 }
