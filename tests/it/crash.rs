@@ -138,7 +138,8 @@ crash!(
     after_the_confirms_of_many_before_their_answer: "gateway: many confirmed, not answered" after 3,
     after_a_job_has_run_before_its_commit: "worker: run, not recorded" after 15,
     after_a_commit_before_its_ack: "worker: recorded, not settled" after 15,
-    after_an_ack: "worker: settled" after 15,
+    after_it_was_settled_before_its_ack: "worker: settled" after 15,
+    after_an_ack: "broker: acknowledged" after 3,
     after_a_claim_before_its_publish: "dispatcher: claimed, not published" after 3,
     after_a_publish_before_it_is_noted: "dispatcher: published, not noted" after 3,
 );

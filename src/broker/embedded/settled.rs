@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::{queue::Queue, rows};
 use crate::{
+    crash_point,
     job::{Kind, chain},
     retry::Reconnect,
     sqlite::{Database, WriteError},
@@ -104,7 +105,9 @@ impl Settled {
             let deletes = deletes.clone();
             Box::pin(async move { deletes.run(connection).await })
         });
-        deleted.await.inspect(|()| deletion.forget())
+        deleted.await.inspect(|()| deletion.forget())?;
+        crash_point!("broker: acknowledged");
+        Ok(())
     }
 
     /// The same for whoever is about to end, which is not to take long.

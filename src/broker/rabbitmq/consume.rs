@@ -33,14 +33,15 @@ use super::{
 };
 use crate::{
     broker::{Delivery, Receipt, Sink, Subscription},
+    crash_point,
     job::{Kind, chain},
     retry::Reconnect,
 };
 
-/// How long what is settled waits for more before it is acknowledged. Nobody waits for that, and an acknowledgement costs the
-/// broker as much as a message: at 5,000 jobs a second, one for each commit was a fifth of its work.
+/// How long what is settled waits for more before it is acknowledged, and as long again for a slow job before it. An
+/// acknowledgement costs the broker as much as a message: at 5,000 jobs a second, one for each commit was a fifth of its work.
 const SETTLED_WAITS: Duration = Duration::from_millis(10);
-/// The part of the prefetch that is acknowledged at once, so that the broker never waits for room.
+/// A prefetch over this is acknowledged at once, so that the broker need not wait for room.
 const MAKES_ROOM: usize = 4;
 
 /// How long a line may be given nothing before it looks whether jobs wait.
@@ -260,8 +261,8 @@ impl Owner {
         let inbox = self.inbox.clone();
         let mut window = Window::new();
         let mut acknowledges_at: Option<Instant> = None;
-        // Something was settled behind a slow job the last time as well.
-        let mut left_behind = false;
+        // What kept something that was settled from going with the rest, the last time.
+        let mut slow = None;
         let mut given_at = Instant::now();
         let mut look_at = given_at + IDLE;
         loop {
@@ -296,18 +297,18 @@ impl Owner {
                         acknowledge_beginning(&channel, &mut window);
                     }
                     if window.settled() == 0 {
-                        (acknowledges_at, left_behind) = (None, false);
+                        acknowledges_at = None;
                     } else if acknowledges_at.is_none() {
                         acknowledges_at = Some(Instant::now() + SETTLED_WAITS);
                     }
                 }
                 () = acknowledging => {
                     acknowledge_beginning(&channel, &mut window);
-                    if left_behind {
+                    if slow == Some(window.first()) {
                         acknowledge_stragglers(&channel, &mut window);
                     }
-                    left_behind = window.settled() > 0;
-                    acknowledges_at = left_behind.then(|| Instant::now() + SETTLED_WAITS);
+                    slow = (window.settled() > 0).then(|| window.first());
+                    acknowledges_at = slow.map(|_| Instant::now() + SETTLED_WAITS);
                 }
                 () = tokio::time::sleep_until(look_at), if consuming => {
                     look_at = Instant::now() + IDLE;
@@ -491,6 +492,7 @@ fn acknowledge_stragglers(channel: &Channel, window: &mut Window) {
 /// of it through its consumer.
 fn acknowledge(channel: &Channel, tag: u64, multiple: bool) {
     drop(channel.basic_ack(tag, BasicAckOptions { multiple }).now_or_never());
+    crash_point!("broker: acknowledged");
 }
 
 fn give_back(channel: &Channel, tag: u64) {

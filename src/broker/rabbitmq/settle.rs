@@ -97,6 +97,11 @@ impl Window {
         self.tags.len()
     }
 
+    /// The first that is out, unless none is: what is settled behind it cannot go with what was before it.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
     /// How many are settled and not acknowledged.
     pub fn settled(&self) -> usize {
         self.settled

@@ -318,6 +318,34 @@ async fn a_queue_that_is_deleted_and_declared_again_is_consumed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_settled_one_after_the_other_is_acknowledged_together() {
+    // A frame with `basic.ack` in it: 7 and 1 bytes around it, 4 for its name, 8 for the tag, 1 for `multiple`.
+    const ACK: usize = 21;
+    let Some((prefix, proxy, producer)) = behind_a_proxy().await else { return };
+    let consumer = Consumer::open(&prefix.settings_through(&prefix.through(proxy.port)));
+    let basket = Arc::<Basket>::default();
+    let line = consumer.subscribe(&first(), 1000, basket.clone());
+    for _ in 0..100 {
+        assert_eq!(producer.publish(outgoing(&first())).await, Ok(()));
+    }
+    let given = receipts(&basket.take(100).await);
+    // The first connection is the producer's, who needs no other for jobs that come alone.
+    let said = || proxy.said()[1];
+    let (before, began) = (said(), Instant::now());
+    for receipt in given {
+        line.settle(&[receipt]);
+        // Not all at once, which would be one acknowledgement anyhow.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    until("acknowledged", async || (said() > before).then_some(())).await;
+    line.close().await;
+    let (acknowledged, most) = ((said() - before) / ACK, began.elapsed().as_millis() / 10);
+    // The end of the channel takes no more than two.
+    assert!(acknowledged as u128 <= most + 3, "{acknowledged}, where {most} would do");
+    assert_eq!(depth(&prefix, &first()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_no_job_has_an_id_of_its_own_that_is_the_same_each_time() {
     let Some(prefix) = RabbitPrefix::create(&[&first()]).await else { return };
     let (_connection, channel) = prefix.channel().await;
