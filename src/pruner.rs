@@ -99,6 +99,8 @@ struct Course {
     /// What is written down of that.
     written: String,
     window: Micros,
+    /// Up to here some may have been removed by a step that found as many as it might.
+    partly_until: Micros,
 }
 
 /// Removes what is kept no longer.
@@ -190,7 +192,7 @@ impl Pruner {
 
 impl Course {
     fn new(rule: Rule, age: Duration) -> Self {
-        Self { rule, age, done_until: None, written: String::new(), window: FIRST }
+        Self { rule, age, done_until: None, written: String::new(), window: FIRST, partly_until: Micros::MIN }
     }
 
     async fn catch_up(&mut self, store: &dyn Store, stop: &CancellationToken) -> Result<(), StoreError> {
@@ -257,21 +259,29 @@ impl Course {
 
     fn advance(&mut self, window: &Range<Micros>, found: u64, wanted: u32, took: Duration) {
         let (wanted, at_most) = (u64::from(wanted), u64::from(wanted * AT_MOST));
-        // There may be more in it.
-        if found < at_most {
-            self.done_until = Some(window.end);
+        if found >= at_most {
+            // There is more in it.
+            self.partly_until = window.end;
+            self.shorten();
+            return;
         }
+        self.done_until = Some(window.end);
         if found > 2 * wanted || took > LONG {
             self.window = (self.window / 2).max(SHORTEST);
-        } else if found < wanted / 2 && took < LONG / 2 {
+        } else if found < wanted / 2 && took < LONG / 2 && window.start >= self.partly_until {
             self.window = (self.window * 2).min(LONGEST);
         }
+    }
+
+    /// The window was much too long: nobody knows how much.
+    fn shorten(&mut self) {
+        self.window = (self.window / 4).max(SHORTEST);
     }
 
     /// A statement failed. It may have been too much to look through in the time that one has.
     fn failed(&mut self, error: &StoreError) {
         if !matches!(error, StoreError::NotReached(_)) {
-            self.window = (self.window / 4).max(SHORTEST);
+            self.shorten();
         }
     }
 }
@@ -289,11 +299,17 @@ mod tests {
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
         course.advance(&(0..60 * second), 3000, 1000, Duration::ZERO);
-        assert_eq!(course.next_window(now), Some(0..30 * second), "there may be more in it, and it is half as long");
-        course.advance(&(0..30 * second), 2001, 1000, Duration::ZERO);
-        assert_eq!(course.next_window(now), Some(30 * second..45 * second), "half as long after too much");
-        course.advance(&(30 * second..45 * second), 0, 1000, Duration::ZERO);
-        assert_eq!(course.next_window(now), Some(45 * second..75 * second), "twice as long after too little");
+        assert_eq!(
+            course.next_window(now),
+            Some(0..15 * second),
+            "there may be more in it, and it is a quarter as long"
+        );
+        course.advance(&(0..15 * second), 2001, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(15 * second..22_500_000), "half as long after too much");
+        course.advance(&(15 * second..22_500_000), 0, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(22_500_000..30 * second), "as long: these went with the first");
+        course.advance(&(60 * second..67_500_000), 0, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(67_500_000..82_500_000), "twice as long after too little");
         course.advance(&(45 * second..190 * second), 1000, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), Some(190 * second..200 * second), "not beyond what is old enough");
         course.advance(&(190 * second..200 * second), 1000, 1000, Duration::ZERO);
