@@ -30,8 +30,9 @@ const LOOK: Duration = Duration::from_secs(30);
 const AT_MOST: u32 = 3;
 /// Less than this up to the present is not worth a statement.
 const WORTH: Micros = 1_000_000;
-/// The first window. What waits in it may be dense, and looking again over what a step has removed costs as much as removing;
-/// where it is not, windows are long after a few.
+/// The first window, and the one after a longer one that holds more than a step may touch. What waits in it may be dense, and
+/// each further step that does not get through looks again over what those before it have removed; where it is not, windows are
+/// long again after a few.
 const FIRST: Micros = 1_000_000;
 /// In which a fast database records about as many rows as a step should touch.
 const SHORTEST: Micros = 50_000;
@@ -99,7 +100,7 @@ struct Course {
     /// What is written down of that.
     written: String,
     window: Micros,
-    /// Up to here some may have been removed by a step that found as many as it might.
+    /// Up to here most may have been removed by a step that found as many as it might: that little is found says nothing.
     partly_until: Micros,
 }
 
@@ -260,9 +261,13 @@ impl Course {
     fn advance(&mut self, window: &Range<Micros>, found: u64, wanted: u32, took: Duration) {
         let (wanted, at_most) = (u64::from(wanted), u64::from(wanted * AT_MOST));
         if found >= at_most {
-            // There is more in it.
-            self.partly_until = window.end;
-            self.shorten();
+            // There is more in it, and nobody knows how much.
+            if self.window > FIRST {
+                self.window = FIRST;
+            } else {
+                self.partly_until = window.end;
+                self.shorten();
+            }
             return;
         }
         self.done_until = Some(window.end);
@@ -273,7 +278,7 @@ impl Course {
         }
     }
 
-    /// The window was much too long: nobody knows how much.
+    /// The window was much too long.
     fn shorten(&mut self) {
         self.window = (self.window / 4).max(SHORTEST);
     }
@@ -299,17 +304,16 @@ mod tests {
         let now = 300 * second;
         assert_eq!(course.next_window(now), Some(0..60 * second));
         course.advance(&(0..60 * second), 3000, 1000, Duration::ZERO);
-        assert_eq!(
-            course.next_window(now),
-            Some(0..15 * second),
-            "there may be more in it, and it is a quarter as long"
-        );
-        course.advance(&(0..15 * second), 2001, 1000, Duration::ZERO);
-        assert_eq!(course.next_window(now), Some(15 * second..22_500_000), "half as long after too much");
-        course.advance(&(15 * second..22_500_000), 0, 1000, Duration::ZERO);
-        assert_eq!(course.next_window(now), Some(22_500_000..30 * second), "as long: these went with the first");
-        course.advance(&(60 * second..67_500_000), 0, 1000, Duration::ZERO);
-        assert_eq!(course.next_window(now), Some(67_500_000..82_500_000), "twice as long after too little");
+        assert_eq!(course.next_window(now), Some(0..second), "there may be more in it, who knows how much");
+        course.advance(&(0..second), 3000, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(0..250_000), "so too, and it is a quarter as long");
+        course.advance(&(0..250_000), 0, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(250_000..500_000), "as long: these went with the first");
+        course.advance(&(second..1_250_000), 0, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(1_250_000..1_750_000), "twice as long after too little");
+        course.advance(&(1_250_000..1_750_000), 2001, 1000, Duration::ZERO);
+        assert_eq!(course.next_window(now), Some(1_750_000..2 * second), "half as long after too much");
+        course.window = 30 * second;
         course.advance(&(45 * second..190 * second), 1000, 1000, Duration::ZERO);
         assert_eq!(course.next_window(now), Some(190 * second..200 * second), "not beyond what is old enough");
         course.advance(&(190 * second..200 * second), 1000, 1000, Duration::ZERO);
