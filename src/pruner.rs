@@ -167,9 +167,12 @@ impl Pruner {
     /// Works until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            self.catch_up(&stop).await;
-            if let Err(error) = self.store.forget().await {
-                warn!(error = chain(&error), "what nobody waits for any more cannot be forgotten");
+            let done = match self.catch_up(&stop).await {
+                Ok(()) => self.store.forget().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                warn!(error = chain(&error), "the pruner cannot reach the database");
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -178,16 +181,22 @@ impl Pruner {
         }
     }
 
-    /// One rule after the other: one that fails keeps no other from its turn, unless the database is away.
-    async fn catch_up(&mut self, stop: &CancellationToken) {
+    /// One rule after the other: one that fails keeps no other from its turn. The error is that the database is away.
+    async fn catch_up(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
         for course in &mut self.courses {
-            let Err(error) = course.catch_up(self.store.as_ref(), stop).await else { continue };
-            let rule = course.rule.name(course.age);
-            warn!(rule, error = chain(&error), "a rule of the pruner cannot go on");
-            if matches!(error, StoreError::NotReached(_)) {
-                return;
+            if stop.is_cancelled() {
+                break;
+            }
+            match course.catch_up(self.store.as_ref(), stop).await {
+                Ok(()) => {}
+                Err(away @ StoreError::NotReached(_)) => return Err(away),
+                Err(error) => {
+                    let rule = course.rule.name(course.age);
+                    warn!(rule, error = chain(&error), "a rule of the pruner cannot go on");
+                }
             }
         }
+        Ok(())
     }
 }
 
@@ -199,9 +208,7 @@ impl Course {
     async fn catch_up(&mut self, store: &dyn Store, stop: &CancellationToken) -> Result<(), StoreError> {
         let wanted = store.rows_a_step();
         let at_most = wanted * AT_MOST;
-        if !stop.is_cancelled() {
-            self.begin(store).await?;
-        }
+        self.begin(store).await?;
         while !stop.is_cancelled() {
             let Some(window) = self.next_window(clock::now()) else { break };
             let began = Instant::now();

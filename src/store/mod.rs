@@ -261,6 +261,13 @@ pub struct Pruned {
     pub touched: u64,
 }
 
+impl Pruned {
+    /// Nobody else was at what was found.
+    pub fn all_of(found: u64) -> Self {
+        Self { found, touched: found }
+    }
+}
+
 /// Which rows go together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removable {

@@ -41,8 +41,6 @@ use crate::{
 /// How long what is settled waits for more before it is acknowledged, and as long again for a slow job before it. An
 /// acknowledgement costs the broker as much as a message: at 5,000 jobs a second, one for each commit was a fifth of its work.
 const SETTLED_WAITS: Duration = Duration::from_millis(10);
-/// A prefetch over this is acknowledged at once, so that the broker need not wait for room.
-const MAKES_ROOM: usize = 4;
 
 /// How long a line may be given nothing before it looks whether jobs wait.
 const IDLE: Duration = Duration::from_secs(5);
@@ -261,8 +259,6 @@ impl Owner {
         let inbox = self.inbox.clone();
         let mut window = Window::new();
         let mut acknowledges_at: Option<Instant> = None;
-        // What kept something that was settled from going with the rest, the last time.
-        let mut slow = None;
         let mut given_at = Instant::now();
         let mut look_at = given_at + IDLE;
         loop {
@@ -293,10 +289,10 @@ impl Owner {
                 },
                 () = inbox.wake.notified() => {
                     self.note_settled(&mut window);
-                    if window.settled() >= usize::from(self.prefetch).div_ceil(MAKES_ROOM) {
+                    if window.makes_room(self.prefetch) {
                         acknowledge_beginning(&channel, &mut window);
                     }
-                    if window.settled() == 0 {
+                    if !window.has_settled() {
                         acknowledges_at = None;
                     } else if acknowledges_at.is_none() {
                         acknowledges_at = Some(Instant::now() + SETTLED_WAITS);
@@ -304,11 +300,10 @@ impl Owner {
                 }
                 () = acknowledging => {
                     acknowledge_beginning(&channel, &mut window);
-                    if slow == Some(window.first()) {
-                        acknowledge_stragglers(&channel, &mut window);
+                    for tag in window.take_left_behind() {
+                        acknowledge(&channel, tag, false);
                     }
-                    slow = (window.settled() > 0).then(|| window.first());
-                    acknowledges_at = slow.map(|_| Instant::now() + SETTLED_WAITS);
+                    acknowledges_at = window.has_settled().then(|| Instant::now() + SETTLED_WAITS);
                 }
                 () = tokio::time::sleep_until(look_at), if consuming => {
                     look_at = Instant::now() + IDLE;
@@ -482,12 +477,6 @@ fn acknowledge_beginning(channel: &Channel, window: &mut Window) {
     }
 }
 
-fn acknowledge_stragglers(channel: &Channel, window: &mut Window) {
-    for tag in window.take_stragglers() {
-        acknowledge(channel, tag, false);
-    }
-}
-
 /// Puts the frame into the connection's queue, in order, and does not wait for the socket: a channel that is lost tells
 /// of it through its consumer.
 fn acknowledge(channel: &Channel, tag: u64, multiple: bool) {
@@ -502,7 +491,9 @@ fn give_back(channel: &Channel, tag: u64) {
 /// Acknowledges all that is settled and closes the channel, which the broker answers after it has read the rest.
 async fn finish(channel: &Channel, window: &mut Window) {
     acknowledge_beginning(channel, window);
-    acknowledge_stragglers(channel, window);
+    for tag in window.take_stragglers() {
+        acknowledge(channel, tag, false);
+    }
     if let Err(error) = within(channel.close(200, "done".into())).await {
         debug!(%error, "the channel was gone before it was closed");
     }

@@ -6,6 +6,9 @@
 
 use std::collections::VecDeque;
 
+/// This part of the prefetch, once settled, is not to wait for more: the broker could come to wait for room.
+const ROOM: usize = 4;
+
 /// The tags that one channel has given out and that are not all acknowledged.
 #[derive(Debug, Default)]
 pub struct Window {
@@ -14,6 +17,8 @@ pub struct Window {
     tags: VecDeque<Tag>,
     /// How many are settled and not acknowledged.
     settled: usize,
+    /// What kept something that was settled from going with the beginning, when that was last looked at.
+    slow: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,19 +97,27 @@ impl Window {
         stragglers
     }
 
+    /// Once the beginning is taken: those that are settled behind one that was in their way the last time too.
+    pub fn take_left_behind(&mut self) -> Vec<u64> {
+        let is_slow = self.slow == Some(self.first);
+        let left_behind = if is_slow { self.take_stragglers() } else { Vec::new() };
+        self.slow = self.has_settled().then_some(self.first);
+        left_behind
+    }
+
     /// How many are out, those included that wait for one before them.
     pub fn out(&self) -> usize {
         self.tags.len()
     }
 
-    /// The first that is out, unless none is: what is settled behind it cannot go with what was before it.
-    pub fn first(&self) -> u64 {
-        self.first
+    /// Whether any is settled and not acknowledged.
+    pub fn has_settled(&self) -> bool {
+        self.settled > 0
     }
 
-    /// How many are settled and not acknowledged.
-    pub fn settled(&self) -> usize {
-        self.settled
+    /// Whether so many are settled that they make a quarter of the prefetch free.
+    pub fn makes_room(&self, prefetch: u16) -> bool {
+        self.settled >= usize::from(prefetch).div_ceil(ROOM)
     }
 
     fn slot(&mut self, tag: u64) -> Option<&mut Tag> {
@@ -128,6 +141,36 @@ mod tests {
     }
 
     #[test]
+    fn a_quarter_of_the_prefetch_makes_room() {
+        let mut window = window(250);
+        assert!(!window.makes_room(1));
+        for (tag, quarter_of) in [(1, [1, 4]), (2, [5, 8]), (3, [9, 12])] {
+            window.settle(tag);
+            assert_eq!(quarter_of.map(|prefetch| window.makes_room(prefetch)), [true; 2]);
+            assert!(!window.makes_room(quarter_of[1] + 1));
+        }
+        (4..250).for_each(|tag| window.settle(tag));
+        assert!(!window.makes_room(1000));
+        window.settle(250);
+        assert!(window.makes_room(1000));
+    }
+
+    #[test]
+    fn what_is_left_behind_goes_singly_only_if_the_same_is_before_it_the_next_time() {
+        let mut window = window(5);
+        window.settle(2);
+        window.settle(4);
+        assert_eq!((window.take_beginning(), window.take_left_behind()), (None, vec![]), "the first may soon end");
+        window.settle(1);
+        assert_eq!((window.take_beginning(), window.take_left_behind()), (Some(2), vec![]), "another is before it");
+        window.settle(5);
+        assert_eq!((window.take_beginning(), window.take_left_behind()), (None, vec![4, 5]), "the same");
+        window.settle(3);
+        assert_eq!((window.take_beginning(), window.take_left_behind()), (Some(3), vec![]));
+        assert!(!window.has_settled());
+    }
+
+    #[test]
     fn the_settled_beginning_goes_as_one() {
         let mut window = window(5);
         for tag in [2, 1, 3] {
@@ -135,7 +178,7 @@ mod tests {
         }
         assert_eq!(window.take_beginning(), Some(3));
         assert_eq!(window.take_beginning(), None);
-        assert_eq!(window.settled(), 0);
+        assert!(!window.has_settled());
     }
 
     #[test]

@@ -41,11 +41,6 @@ fn named(of: &Kinds) -> (String, bool) {
     (serde_json::json!(kinds).to_string(), only)
 }
 
-/// Nobody else writes meanwhile.
-fn all_of(found: u64) -> Pruned {
-    Pruned { found, touched: found }
-}
-
 #[async_trait]
 impl Prune for Sqlite {
     /// Who else writes waits meanwhile.
@@ -71,7 +66,7 @@ impl Prune for Sqlite {
                             Keepsake::Output => sqlx::query(strip!("output")),
                         };
                         let query = query.bind(window.start).bind(window.end).bind(kinds).bind(only).bind(at_most);
-                        Ok(all_of(query.execute(connection).await?.rows_affected()))
+                        Ok(Pruned::all_of(query.execute(connection).await?.rows_affected()))
                     })
                 })
                 .await,
@@ -103,7 +98,7 @@ impl Prune for Sqlite {
                             .bind(at_most)
                             .execute(connection)
                             .await?;
-                        Ok(all_of(removed.rows_affected()))
+                        Ok(Pruned::all_of(removed.rows_affected()))
                     })
                 })
                 .await,

@@ -45,11 +45,6 @@ pub(super) async fn dead_letters_are_counted_up_to_a_bound(Fixture { store, .. }
     assert_eq!(store.count(State::Cancelled, 100).await.unwrap(), 0);
 }
 
-/// What one step finds that nobody else disturbs.
-fn all_of(found: u64) -> Pruned {
-    Pruned { found, touched: found }
-}
-
 pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_nothing_else(
     Fixture { store, .. }: &Fixture,
 ) {
@@ -82,53 +77,64 @@ pub(super) async fn the_pruner_strips_and_removes_what_is_in_its_window_and_noth
     };
     let kind = &plain.kind;
     let (this, others) = (Kinds::Only(vec![kind.clone()]), Kinds::AllBut(vec![kind.clone()]));
-    assert_eq!(store.strip(Keepsake::Body, &this, before.clone(), 100).await.unwrap(), all_of(0), "an empty window");
+    assert_eq!(
+        store.strip(Keepsake::Body, &this, before.clone(), 100).await.unwrap(),
+        Pruned::all_of(0),
+        "an empty window"
+    );
     assert_eq!(
         store.strip(Keepsake::Body, &others, all.clone(), 100).await.unwrap(),
-        all_of(1),
+        Pruned::all_of(1),
         "all kinds but this one"
     );
     assert_eq!(get(store.as_ref(), plain.id).await.body.as_deref(), Some(BODY));
-    assert_eq!(store.strip(Keepsake::Body, &this, all.clone(), 100).await.unwrap(), all_of(1));
+    assert_eq!(store.strip(Keepsake::Body, &this, all.clone(), 100).await.unwrap(), Pruned::all_of(1));
     assert_eq!(
         store.strip(Keepsake::Output, &this, all.clone(), 2).await.unwrap(),
-        all_of(2),
+        Pruned::all_of(2),
         "no more than was asked for"
     );
     assert_eq!(
         store.strip(Keepsake::Output, &this, all.clone(), 100).await.unwrap(),
-        all_of(1),
+        Pruned::all_of(1),
         "this kind and no other"
     );
     let both = Kinds::Only(vec![kind.clone(), other.kind.clone()]);
-    assert_eq!(store.strip(Keepsake::Output, &both, all.clone(), 100).await.unwrap(), all_of(1), "of the other");
+    assert_eq!(
+        store.strip(Keepsake::Output, &both, all.clone(), 100).await.unwrap(),
+        Pruned::all_of(1),
+        "of the other"
+    );
     let row = get(store.as_ref(), plain.id).await;
     assert_eq!((row.state, row.body, row.output), (State::Succeeded, None, None));
     assert_eq!(get(store.as_ref(), dead_one.id).await.body.as_deref(), Some(BODY), "a dead letter keeps its bytes");
     let unkeyed = all_but(false, &[]);
-    assert_eq!(store.remove(&unkeyed, before, 100).await.unwrap(), all_of(0));
-    assert_eq!(store.remove(&all_but(false, &[kind, &other.kind]), all.clone(), 100).await.unwrap(), all_of(0));
+    assert_eq!(store.remove(&unkeyed, before, 100).await.unwrap(), Pruned::all_of(0));
+    assert_eq!(store.remove(&all_but(false, &[kind, &other.kind]), all.clone(), 100).await.unwrap(), Pruned::all_of(0));
     assert_eq!(
         store.remove(&all_but(false, &[kind]), all.clone(), 100).await.unwrap(),
-        all_of(1),
+        Pruned::all_of(1),
         "all kinds but this one"
     );
     assert!(store.get(Some(&Tenant::DEFAULT), other.id).await.unwrap().is_none());
-    assert_eq!(store.remove(&unkeyed, all.clone(), 1).await.unwrap(), all_of(1), "no more than was asked for");
+    assert_eq!(store.remove(&unkeyed, all.clone(), 1).await.unwrap(), Pruned::all_of(1), "no more than was asked for");
     let only = Removable { keyed: false, of: this };
     record(store.as_ref(), vec![success(&other)]).await;
-    assert_eq!(store.remove(&only, all.clone(), 100).await.unwrap(), all_of(1), "this kind and no other");
+    assert_eq!(store.remove(&only, all.clone(), 100).await.unwrap(), Pruned::all_of(1), "this kind and no other");
     assert!(store.get(Some(&Tenant::DEFAULT), plain.id).await.unwrap().is_none());
     for kept in [&keyed, &dead_one, &waiting, &other] {
         get(store.as_ref(), kept.id).await;
     }
-    assert_eq!(store.remove(&all_but(true, &[]), all.clone(), 100).await.unwrap(), all_of(1));
+    assert_eq!(store.remove(&all_but(true, &[]), all.clone(), 100).await.unwrap(), Pruned::all_of(1));
     // Its attempts went with it: the same id again begins with none.
     record(store.as_ref(), vec![success(&retried)]).await;
     assert_eq!(get(store.as_ref(), retried.id).await.attempts, []);
     // Those of a job that failed at once, too.
     assert_eq!(store.discard(dead_one.id).await.unwrap(), Transition::Done);
-    assert_eq!(store.remove(&unkeyed, started - 1_000_000..clock::now() + 1_000_000, 100).await.unwrap(), all_of(3));
+    assert_eq!(
+        store.remove(&unkeyed, started - 1_000_000..clock::now() + 1_000_000, 100).await.unwrap(),
+        Pruned::all_of(3)
+    );
     record(store.as_ref(), vec![dead(&Envelope { run: 2, ..dead_one.clone() })]).await;
     assert_eq!(get(store.as_ref(), dead_one.id).await.attempts.len(), 1);
 }
