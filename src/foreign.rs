@@ -15,12 +15,12 @@ use crate::{
 /// What is recorded of a message whose properties are no job's.
 pub(crate) fn undecodable(now: Micros, body: Bytes, bad: BadEnvelope) -> Completion {
     let failure = Failure::new("undecodable", bad.problem);
-    let envelope = Envelope::new(bad.id, bad.kind, 1, now);
+    let envelope = Box::new(Envelope::new(bad.id, bad.kind, 1, now));
     Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } }
 }
 
 /// What is recorded of bytes that are no body at all.
-pub(crate) fn no_body(envelope: Envelope, body: Bytes) -> Completion {
+pub(crate) fn no_body(envelope: Box<Envelope>, body: Bytes) -> Completion {
     let failure = match codec::check(&body) {
         Err(error) => Failure::from_error("undecodable", &error),
         Ok(()) => Failure::new("undecodable", "these bytes are no body"),
@@ -29,14 +29,14 @@ pub(crate) fn no_body(envelope: Envelope, body: Bytes) -> Completion {
 }
 
 /// It is no body at all, so the id that it claims is not believed either: it may be another job's.
-pub(crate) fn disbelieved(envelope: Envelope, body: Bytes, failure: Failure) -> Completion {
-    let id = id::derived(&[
+pub(crate) fn disbelieved(mut envelope: Box<Envelope>, body: Bytes, failure: Failure) -> Completion {
+    envelope.id = id::derived(&[
         envelope.kind.as_str().as_bytes(),
         envelope.id.as_bytes(),
         &envelope.run.to_le_bytes(),
         &envelope.created_at.to_le_bytes(),
         &body,
     ]);
-    let envelope = Envelope { id, run: 1, attempt: 0, key: Key::None, ..envelope };
+    (envelope.run, envelope.attempt, envelope.key) = (1, 0, Key::None);
     Completion { envelope, body: Some(body), outcome: Outcome::Dead { failure } }
 }

@@ -303,8 +303,8 @@ impl fmt::Display for State {
 /// What came of one run of a job, to be recorded.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// As it was delivered: its `run` and `attempt` are those of this run.
-    pub envelope: Envelope,
+    /// As it was delivered: its `run` and `attempt` are those of this run. Boxed, since it goes from hand to hand.
+    pub envelope: Box<Envelope>,
     /// The body, where the outcome or the policy keeps it.
     pub body: Option<Bytes>,
     /// How it ended.
@@ -402,7 +402,7 @@ pub struct After<'a> {
 impl Completion {
     /// What this makes of the row.
     pub fn after(&self) -> After<'_> {
-        let Envelope { run, attempt, .. } = self.envelope;
+        let Envelope { run, attempt, .. } = *self.envelope;
         let plain = After {
             state: State::Succeeded,
             run,

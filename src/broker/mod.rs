@@ -105,7 +105,7 @@ impl PublishError {
 #[derive(Debug)]
 pub struct Delivery {
     /// What it says of itself, or why that cannot be believed.
-    pub envelope: Result<Envelope, BadEnvelope>,
+    pub envelope: Result<Box<Envelope>, BadEnvelope>,
     /// Its body, unread.
     pub body: Bytes,
     /// How often it had been given out before.

@@ -75,7 +75,7 @@ pub(super) struct Shared {
 /// A delivery that waits for a place.
 #[derive(Clone)]
 pub(super) struct Ready {
-    pub(super) envelope: Envelope,
+    pub(super) envelope: Box<Envelope>,
     pub(super) body: Bytes,
     /// How often it had been given out before.
     pub(super) given_before: u32,

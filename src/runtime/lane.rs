@@ -59,13 +59,7 @@ impl Lane {
         let mut carried = Vec::new();
         loop {
             let batch = self.gathering.take(self.number, std::mem::take(&mut carried)).await;
-            let (batch, copies) = one_for_each_id(batch, &mut carried);
-            let mut completions = Vec::with_capacity(batch.len());
-            let mut held = Vec::with_capacity(batch.len());
-            for Finished { completion, body, key, executor } in batch {
-                completions.push(completion);
-                held.push((executor, key, body));
-            }
+            let Batch { completions, held, copies } = Batch::of(batch, &mut carried);
             crash_point!("worker: run, not recorded");
             let fenced = self.record_surely(record.as_mut(), completions, &held, &gate).await;
             crash_point!("worker: recorded, not settled");
@@ -142,28 +136,41 @@ impl Lane {
 
 type Settlement = (Arc<Executor>, RunKey);
 
-/// Sorts by id and keeps one for each. Others of the same run are settled with it; others of another run wait for the
-/// next batch, where they meet the fence by themselves.
-fn one_for_each_id(mut batch: Vec<Finished>, carried: &mut Vec<Finished>) -> (Vec<Finished>, Vec<Settlement>) {
-    // By their keys alone: a completion is too large to be moved about.
-    batch.sort_by_cached_key(|finished| finished.completion.envelope.id);
-    let repeats = |pair: &[Finished]| pair[0].completion.envelope.id == pair[1].completion.envelope.id;
-    if !batch.windows(2).any(repeats) {
-        return (batch, Vec::new());
-    }
-    let mut kept: Vec<Finished> = Vec::with_capacity(batch.len());
-    let mut copies = Vec::new();
-    for finished in batch {
-        let envelope = &finished.completion.envelope;
-        match kept.last().map(|last| &last.completion.envelope) {
-            Some(last) if last.id == envelope.id && last.run == envelope.run => {
-                copies.push((finished.executor, finished.key));
+/// What one lane records at once, and settles then.
+struct Batch {
+    /// Sorted by id, one for each.
+    completions: Vec<Completion>,
+    /// What belongs to each of them.
+    held: Vec<(Arc<Executor>, RunKey, Bytes)>,
+    /// Others of the same runs, which are settled with them.
+    copies: Vec<Settlement>,
+}
+
+impl Batch {
+    /// Others of another run wait for the next batch, where they meet the fence by themselves.
+    fn of(batch: Vec<Finished>, carried: &mut Vec<Finished>) -> Self {
+        let mut order: Vec<_> =
+            batch.iter().enumerate().map(|(place, finished)| (finished.completion.envelope.id, place)).collect();
+        order.sort_unstable();
+        // Each is moved once, to where it belongs: with many kinds they come in no order, and are too large to be swapped.
+        let mut places: Vec<_> = batch.into_iter().map(Some).collect();
+        let mut completions: Vec<Completion> = Vec::with_capacity(places.len());
+        let (mut held, mut copies) = (Vec::with_capacity(places.len()), Vec::new());
+        for finished in order.into_iter().filter_map(|(_, place)| places[place].take()) {
+            let envelope = &finished.completion.envelope;
+            match completions.last().map(|last| &last.envelope) {
+                Some(last) if last.id == envelope.id && last.run == envelope.run => {
+                    copies.push((finished.executor, finished.key));
+                }
+                Some(last) if last.id == envelope.id => carried.push(finished),
+                _ => {
+                    completions.push(finished.completion);
+                    held.push((finished.executor, finished.key, finished.body));
+                }
             }
-            Some(last) if last.id == envelope.id => carried.push(finished),
-            _ => kept.push(finished),
         }
+        Self { completions, held, copies }
     }
-    (kept, copies)
 }
 
 /// What is recorded instead of an outcome that the database refuses: a failed attempt.
@@ -230,7 +237,7 @@ mod tests {
         let envelope = Envelope::new(id, executor.kind().clone(), 1, 0);
         let key = (id, envelope.run);
         let outcome = Outcome::Succeeded { output: Vec::new(), follow_ups: Vec::new() };
-        let completion = Completion { envelope, body: None, outcome };
+        let completion = Completion { envelope: envelope.into(), body: None, outcome };
         gathering.push(Finished { completion, body: Bytes::new(), key, executor: executor.clone() });
     }
 
@@ -245,6 +252,28 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(20), comes).await.expect("it comes")
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_in_the_order_of_its_ids_with_one_run_of_each_and_others_are_settled_with_it_or_wait() {
+        let gathering = Arc::new(Gathering::new(1));
+        let executor = executor(gathering.clone(), Arc::default());
+        let runs = [(3, 1), (1, 2), (2, 1), (1, 2), (1, 3), (3, 1)].map(|(id, run)| (Uuid::from_u128(id), run));
+        let finished = runs.map(|key @ (id, run)| {
+            let envelope = Envelope { run, ..Envelope::new(id, executor.kind().clone(), 1, 0) }.into();
+            let outcome = Outcome::Succeeded { output: Vec::new(), follow_ups: Vec::new() };
+            let completion = Completion { envelope, body: None, outcome };
+            Finished { completion, body: Bytes::copy_from_slice(id.as_bytes()), key, executor: executor.clone() }
+        });
+        let mut carried = Vec::new();
+        let Batch { completions, held, copies } = Batch::of(finished.into(), &mut carried);
+        let key = |completion: &Completion| (completion.envelope.id, completion.envelope.run);
+        let [first, second, third] = [1, 2, 3].map(Uuid::from_u128);
+        assert_eq!(completions.iter().map(key).collect::<Vec<_>>(), [(first, 2), (second, 1), (third, 1)]);
+        assert!(held.iter().map(|(_, key, _)| *key).eq(completions.iter().map(key)), "each beside its own");
+        assert!(held.iter().all(|(_, (id, _), body)| body[..] == id.as_bytes()[..]));
+        assert_eq!(copies.into_iter().map(|(_, key)| key).collect::<Vec<_>>(), [(first, 2), (third, 1)]);
+        assert_eq!(carried.iter().map(|finished| finished.key).collect::<Vec<_>>(), [(first, 3)]);
     }
 
     #[tokio::test]

@@ -47,7 +47,13 @@ pub(super) struct Rules<'a> {
 }
 
 /// What is recorded of an attempt.
-pub(super) fn completion(rules: &Rules<'_>, now: Micros, envelope: Envelope, body: Bytes, ended: Ended) -> Completion {
+pub(super) fn completion(
+    rules: &Rules<'_>,
+    now: Micros,
+    envelope: Box<Envelope>,
+    body: Bytes,
+    ended: Ended,
+) -> Completion {
     let Rules { policy, minter, unknown_version } = *rules;
     let (disposition, failure) = match ended {
         Ended::Performed(Performed::Done { output, emissions }) => {
@@ -81,7 +87,7 @@ pub(super) fn completion(rules: &Rules<'_>, now: Micros, envelope: Envelope, bod
 }
 
 /// Two in a row are enough: it would go on killing what runs it.
-fn crashed(policy: &Policy, envelope: Envelope, body: Bytes, how: &str) -> Completion {
+fn crashed(policy: &Policy, envelope: Box<Envelope>, body: Bytes, how: &str) -> Completion {
     let text = format!("it ended the process that ran it, alone: {how}");
     let verdict = retry::decide(policy, envelope.attempt.saturating_add(1), Disposition::Retry);
     let outcome = match (envelope.suspicion, verdict) {
@@ -95,11 +101,11 @@ fn crashed(policy: &Policy, envelope: Envelope, body: Bytes, how: &str) -> Compl
 }
 
 /// What is recorded of a job that is called off before it runs.
-pub(super) fn cancelled(envelope: Envelope) -> Completion {
+pub(super) fn cancelled(envelope: Box<Envelope>) -> Completion {
     Completion { envelope, body: None, outcome: Outcome::Cancelled { ran: false } }
 }
 
-fn unreadable(envelope: Envelope, body: Bytes, error: &DecodeError, limit: Duration) -> Completion {
+fn unreadable(envelope: Box<Envelope>, body: Bytes, error: &DecodeError, limit: Duration) -> Completion {
     let outcome = match error {
         DecodeError::UnknownVersion { .. } => Outcome::Parked {
             reason: "unknown_version".into(),

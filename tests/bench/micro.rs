@@ -80,7 +80,7 @@ fn settling(criterion: &mut Criterion) {
 fn successes(minter: &Minter, kind: &Kind) -> Arc<Vec<Completion>> {
     let output = codec::encode(&serde_json::json!({ "ok": true })).expect("it fits");
     let success = |_| Completion {
-        envelope: Envelope::new(minter.mint(&Tenant::DEFAULT, clock::now()), kind.clone(), 1, clock::now()),
+        envelope: Envelope::new(minter.mint(&Tenant::DEFAULT, clock::now()), kind.clone(), 1, clock::now()).into(),
         body: None,
         outcome: Outcome::Succeeded { output: output.clone(), follow_ups: Vec::new() },
     };

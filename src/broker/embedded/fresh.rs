@@ -29,7 +29,7 @@ impl Fresh {
         if follows && self.messages.len() < room && self.bytes + body.len() <= MOST_BYTES {
             self.bytes += body.len();
             self.newest = seq;
-            self.messages.push_back(Stored { seq, given: 0, envelope, body });
+            self.messages.push_back(Stored { seq, given: 0, envelope: envelope.into(), body });
         }
     }
 

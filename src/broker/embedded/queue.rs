@@ -394,7 +394,7 @@ mod tests {
     }
 
     fn stored(seqs: impl IntoIterator<Item = i64>) -> Vec<Stored> {
-        let message = |seq| Stored { seq, given: 0, envelope: envelope(), body: Vec::new() };
+        let message = |seq| Stored { seq, given: 0, envelope: envelope().into(), body: Vec::new() };
         seqs.into_iter().map(message).collect()
     }
 

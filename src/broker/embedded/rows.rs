@@ -31,7 +31,7 @@ pub(super) struct Row {
 pub(super) struct Stored {
     pub(super) seq: i64,
     pub(super) given: u32,
-    pub(super) envelope: Envelope,
+    pub(super) envelope: Box<Envelope>,
     pub(super) body: Vec<u8>,
 }
 
@@ -191,7 +191,7 @@ fn stored(kind: &Kind, row: &SqliteRow) -> sqlx::Result<Stored> {
     Ok(Stored {
         seq: row.try_get(1)?,
         given: row.try_get(2)?,
-        envelope: envelope(kind, row.try_get(3)?, row.try_get(4)?, row.try_get(5)?)?,
+        envelope: envelope(kind, row.try_get(3)?, row.try_get(4)?, row.try_get(5)?)?.into(),
         body: row.try_get(6)?,
     })
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event, message::Delivery, uri::AMQPUri};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{cork::Cork, wakes::Wakes};
+use super::{cork::Cork, spent::Spent, wakes::Wakes};
 use crate::{job::chain, retry::Reconnect};
 
 /// How long anything that the broker should answer at once may take.
@@ -55,6 +55,11 @@ impl AmqpUrl {
     /// The virtual host.
     pub fn vhost(&self) -> &str {
         &self.0.vhost
+    }
+
+    /// Its host and port.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.0.authority.host, self.0.authority.port)
     }
 
     fn with_our_settings(&self) -> AMQPUri {
@@ -162,6 +167,11 @@ impl Link {
     /// The wake-ups from what the broker sends.
     pub(super) fn wakes(&self) -> &Wakes {
         self.cork.wakes()
+    }
+
+    /// Where what is left of deliveries goes.
+    pub(super) fn spent(&self) -> &Spent<Delivery> {
+        self.cork.spent()
     }
 
     /// Gives the present connection up for a new one.

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -40,7 +41,8 @@ use crate::{
 
 /// How long what is settled waits for more before it is acknowledged, and as long again for a slow job before it. An
 /// acknowledgement costs the broker as much as a message: at 5,000 jobs a second, one for each commit was a fifth of its work.
-const SETTLED_WAITS: Duration = Duration::from_millis(10);
+/// With fifty kinds, each with lines of its own, half as long took 8 % more of the CPU.
+const SETTLED_WAITS: Duration = Duration::from_millis(20);
 
 /// How long a line may be given nothing before it looks whether jobs wait.
 const IDLE: Duration = Duration::from_secs(5);
@@ -85,6 +87,7 @@ impl Line {
             inbox: inbox.clone(),
             orders: received,
             epoch: 0,
+            consumers: 0,
             stopped: false,
             last_burst: 0,
         };
@@ -145,6 +148,8 @@ struct Owner {
     inbox: Arc<Inbox>,
     orders: mpsc::UnboundedReceiver<Order>,
     epoch: u32,
+    /// How many consumers there have been: the number of one is its name.
+    consumers: u64,
     stopped: bool,
     /// How many came together the last time: about as many will the next time.
     last_burst: usize,
@@ -243,11 +248,15 @@ impl Owner {
         Ok((channel, consumer))
     }
 
-    async fn consume(&self, channel: &Channel) -> lapin::Result<Consumer> {
+    async fn consume(&mut self, channel: &Channel) -> lapin::Result<Consumer> {
+        self.consumers += 1;
+        // Each delivery bears the name of its consumer, through several processes of the broker and then several allocations
+        // here. One that the broker makes up, of thirty characters, took 18 % of its CPU and 10 % of ours.
+        let name = self.consumers.to_string();
         within(channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
         let call = channel.basic_consume(
             self.queue.clone(),
-            ShortString::default(),
+            name.into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
@@ -258,16 +267,12 @@ impl Owner {
     async fn live(&mut self, channel: Channel, mut consumer: Option<Consumer>) -> End {
         let inbox = self.inbox.clone();
         let mut window = Window::new();
-        let mut acknowledges_at: Option<Instant> = None;
         let mut given_at = Instant::now();
-        let mut look_at = given_at + IDLE;
+        // Made once: to begin and to end a wait for each thing that happens would be a lock on the runtime's clock each time.
+        let mut looks = pin!(tokio::time::sleep_until(given_at + IDLE));
+        let mut acknowledges = pin!(tokio::time::sleep_until(given_at));
+        let mut has_settled = false;
         loop {
-            let acknowledging = async {
-                match acknowledges_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             let consuming = consumer.is_some();
             let delivery = async {
                 match consumer.as_mut() {
@@ -279,7 +284,6 @@ impl Owner {
                 delivery = delivery => match delivery {
                     Some(Ok(delivery)) => {
                         given_at = Instant::now();
-                        look_at = given_at + IDLE;
                         if let Err(end) = self.give_out(delivery, consumer.as_mut(), &mut window) {
                             return end;
                         }
@@ -292,21 +296,29 @@ impl Owner {
                     if window.makes_room(self.prefetch) {
                         acknowledge_beginning(&channel, &mut window);
                     }
-                    if !window.has_settled() {
-                        acknowledges_at = None;
-                    } else if acknowledges_at.is_none() {
-                        acknowledges_at = Some(Instant::now() + SETTLED_WAITS);
+                    if window.has_settled() && !has_settled {
+                        acknowledges.as_mut().reset(Instant::now() + SETTLED_WAITS);
                     }
+                    has_settled = window.has_settled();
                 }
-                () = acknowledging => {
+                () = &mut acknowledges, if has_settled => {
                     acknowledge_beginning(&channel, &mut window);
                     for tag in window.take_left_behind() {
                         acknowledge(&channel, tag, false);
                     }
-                    acknowledges_at = window.has_settled().then(|| Instant::now() + SETTLED_WAITS);
+                    has_settled = window.has_settled();
+                    if has_settled {
+                        acknowledges.as_mut().reset(Instant::now() + SETTLED_WAITS);
+                    }
                 }
-                () = tokio::time::sleep_until(look_at), if consuming => {
-                    look_at = Instant::now() + IDLE;
+                () = &mut looks, if consuming => {
+                    let now = Instant::now();
+                    // What was given meanwhile has put it off.
+                    if given_at + IDLE > now {
+                        looks.as_mut().reset(given_at + IDLE);
+                        continue;
+                    }
+                    looks.as_mut().reset(now + IDLE);
                     if window.out() == 0 && given_at.elapsed() >= LONG_IDLE {
                         finish(&channel, &mut window).await;
                         return End::Idle;
@@ -375,7 +387,7 @@ impl Owner {
         mut consumer: Option<&mut Consumer>,
         window: &mut Window,
     ) -> Result<(), End> {
-        let mut burst = Vec::with_capacity(self.last_burst);
+        let mut read = Vec::with_capacity(self.last_burst);
         let mut next = Some(first);
         let mut end = None;
         while let Some(delivery) = next {
@@ -383,7 +395,7 @@ impl Owner {
                 end = Some(End::Lost(format!("delivery tag {} came out of turn", delivery.delivery_tag)));
                 break;
             }
-            burst.push(self.delivery(delivery));
+            read.push(delivery);
             next = match consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) {
                 Some(Some(Ok(delivery))) => Some(delivery),
                 Some(Some(Err(error))) => {
@@ -397,20 +409,22 @@ impl Owner {
                 None => None,
             };
         }
-        self.last_burst = burst.len();
-        if !burst.is_empty() {
+        self.last_burst = read.len();
+        if !read.is_empty() {
+            let burst = read.iter_mut().map(|delivery| self.delivery(delivery)).collect();
+            self.link.spent().give(read);
             self.sink.deliver(burst);
         }
         end.map_or(Ok(()), Err)
     }
 
-    fn delivery(&self, delivery: lapin::message::Delivery) -> Delivery {
+    fn delivery(&self, delivery: &mut lapin::message::Delivery) -> Delivery {
         let kind = self.kind.clone().or_else(|| Kind::new(delivery.routing_key.as_str()).ok());
         Delivery {
-            envelope: envelope::envelope(kind.as_ref(), &delivery.properties, &delivery.data),
+            envelope: envelope::envelope(kind.as_ref(), &delivery.properties, &delivery.data).map(Box::new),
             given_before: envelope::given_before(&delivery.properties, delivery.redelivered),
             receipt: Receipt { epoch: self.epoch, tag: delivery.delivery_tag },
-            body: delivery.data.into(),
+            body: std::mem::take(&mut delivery.data).into(),
         }
     }
 

@@ -5,7 +5,8 @@
 //! the cork is in, it waits at its first step, and then finds the whole burst.
 //!
 //! That thread goes round: it flushes, writes, reads until there is no more, hands out what it has read, and sleeps. Before
-//! it may sleep this socket sends it round once more, so that it comes by here when it has handed out.
+//! it may sleep this socket sends it round once more, so that it comes by here when it has handed out. On its way it frees what
+//! it had allocated for deliveries that are read (see [`super::spent`]).
 
 use std::{
     future::Future,
@@ -20,14 +21,16 @@ use std::{
 use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream;
+use lapin::message::Delivery;
 
-use super::wakes::Wakes;
+use super::{spent::Spent, wakes::Wakes};
 
 /// Holds the writes of one connection back, and the wake-ups from what it reads.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cork {
     held: Arc<Mutex<()>>,
     wakes: Wakes,
+    spent: Spent<Delivery>,
 }
 
 impl Cork {
@@ -39,6 +42,11 @@ impl Cork {
     /// The wake-ups from what is read.
     pub(super) fn wakes(&self) -> &Wakes {
         &self.wakes
+    }
+
+    /// What is left of deliveries.
+    pub(super) fn spent(&self) -> &Spent<Delivery> {
+        &self.spent
     }
 
     /// A runtime for lapin whose connections have this cork. Must be called within a tokio runtime.
@@ -95,6 +103,7 @@ pub(super) struct CorkedStream<S> {
 
 impl<S> CorkedStream<S> {
     fn new(stream: S, cork: Cork) -> Self {
+        cork.spent.begin();
         Self { stream, cork, has_read: false }
     }
 
@@ -128,6 +137,7 @@ impl<S> CorkedStream<S> {
 impl<S> Drop for CorkedStream<S> {
     fn drop(&mut self) {
         self.cork.wakes.end();
+        self.cork.spent.end();
     }
 }
 
@@ -169,6 +179,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedStream<S> {
     /// lapin flushes before it takes up what is queued, and when it has handed out: here its thread waits.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.cork.wakes.let_go();
+        self.cork.spent.free();
         drop(self.cork.hold());
         Pin::new(&mut self.stream).poll_flush(context)
     }

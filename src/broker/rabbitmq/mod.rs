@@ -14,6 +14,7 @@ mod producer;
 mod publish;
 mod returned;
 mod settle;
+mod spent;
 pub mod topology;
 mod wakes;
 mod watch;

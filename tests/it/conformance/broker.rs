@@ -215,9 +215,9 @@ async fn what_was_published_comes_out_as_it_went_in(fixture: Fixture) {
     }
     let (basket, _line) = fixture.subscribe(&first(), 10);
     let came = basket.take(3).await;
-    assert_eq!(came[0].envelope.as_ref(), Ok(&plain));
-    assert_eq!(came[1].envelope.as_ref(), Ok(&full));
-    assert_eq!(came[2].envelope.as_ref(), Ok(&keyed));
+    assert_eq!(came[0].envelope.as_deref(), Ok(&plain));
+    assert_eq!(came[1].envelope.as_deref(), Ok(&full));
+    assert_eq!(came[2].envelope.as_deref(), Ok(&keyed));
     assert_eq!((&came[0].body[..], came[1].body.len(), &came[2].body[..]), (BODY, 0, &large[..]));
     assert!(came.iter().all(|delivery| delivery.given_before == 0));
 }

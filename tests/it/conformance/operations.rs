@@ -171,7 +171,8 @@ pub(super) async fn a_completion_that_meets_a_tombstone_is_recorded_as_called_of
     // A batch of plain successes, and one of everything.
     record(store.as_ref(), vec![success(&plain), success(&other)]).await;
     let child = envelope();
-    let before = Completion { envelope: unstarted.clone(), body: None, outcome: Outcome::Cancelled { ran: false } };
+    let before =
+        Completion { envelope: unstarted.clone().into(), body: None, outcome: Outcome::Cancelled { ran: false } };
     let with_child = success_with(&failing, vec![new_job(&child, NOW)]);
     record(store.as_ref(), vec![with_child, before]).await;
     for (job, reason) in [(&plain, CANCELLED[1]), (&failing, CANCELLED[1]), (&unstarted, CANCELLED[0])] {
@@ -238,7 +239,7 @@ fn parked(envelope: &Envelope, parking: Parking) -> Completion {
         parking,
         suspicion: Suspicion::Suspected,
     };
-    Completion { envelope: envelope.clone(), body: Some(BODY.into()), outcome }
+    Completion { envelope: envelope.clone().into(), body: Some(BODY.into()), outcome }
 }
 
 pub(super) async fn a_job_is_parked_for_longer_each_time_and_given_up_at_the_limit(Fixture { store, .. }: &Fixture) {
@@ -264,7 +265,7 @@ pub(super) async fn a_job_is_parked_for_longer_each_time_and_given_up_at_the_lim
 pub(super) async fn a_suspicion_stays_until_another_outcome_clears_it(Fixture { store, .. }: &Fixture) {
     let job = envelope();
     let outcome = Outcome::Retry { delay: NOW, failure: failure("crashed"), suspicion: Suspicion::Crashed };
-    record(store.as_ref(), vec![Completion { envelope: job.clone(), body: Some(BODY.into()), outcome }]).await;
+    record(store.as_ref(), vec![Completion { envelope: job.clone().into(), body: Some(BODY.into()), outcome }]).await;
     let claim = store.claim(10, LATER, &[]).await.unwrap();
     assert_eq!(claim.jobs[0].envelope.suspicion, Suspicion::Crashed, "it goes out with the job");
     record(store.as_ref(), vec![retry(&claim.jobs[0].envelope, NOW)]).await;

@@ -51,7 +51,7 @@ pub(crate) fn success(envelope: &Envelope) -> Completion {
 
 pub(crate) fn success_with(envelope: &Envelope, follow_ups: Vec<NewJob>) -> Completion {
     let outcome = Outcome::Succeeded { output: OUTPUT.to_vec(), follow_ups };
-    Completion { envelope: envelope.clone(), body: None, outcome }
+    Completion { envelope: envelope.clone().into(), body: None, outcome }
 }
 
 pub(crate) fn failure(code: &'static str) -> Failure {
@@ -59,7 +59,7 @@ pub(crate) fn failure(code: &'static str) -> Failure {
 }
 
 fn failed(envelope: &Envelope, outcome: Outcome) -> Completion {
-    Completion { envelope: envelope.clone(), body: Some(BODY.into()), outcome }
+    Completion { envelope: envelope.clone().into(), body: Some(BODY.into()), outcome }
 }
 
 pub(crate) fn retry(envelope: &Envelope, delay: Duration) -> Completion {
