@@ -9,6 +9,7 @@ use std::{
 
 use warren_messages::{Message as _, probe::Probe};
 
+use super::cpu::{self, Server};
 use crate::{
     app,
     broker::rabbitmq,
@@ -31,6 +32,8 @@ pub(super) struct Installation {
     pub(super) kinds: Vec<Kind>,
     /// The kinds that the jobs of a drain are spread over.
     pub(super) drained: Vec<Kind>,
+    /// The servers that run on this machine.
+    pub(super) nearby: Vec<Server>,
 }
 
 /// One process of it. Ended when it is dropped.
@@ -83,7 +86,12 @@ impl Installation {
             postgres::make_schema(&servers.database, &schema).await?;
             rabbitmq::apply_topology(&servers.broker, &kinds).await?;
         }
-        Ok(Self { flags: flags.clone(), folder, schema, environment, servers, kinds, drained })
+        let nearby = servers.as_ref().map_or_else(Vec::new, |Servers { broker, database, .. }| {
+            let broker = Server::find("(RabbitMQ)", "beam.smp", broker.url.address());
+            let database = database.address().and_then(|address| Server::find("(Postgres)", "postgres", address));
+            broker.into_iter().chain(database).collect()
+        });
+        Ok(Self { flags: flags.clone(), folder, schema, environment, servers, kinds, drained, nearby })
     }
 
     /// What a result is worth: which engine, and what it does before it says that something is durable.
@@ -152,14 +160,12 @@ impl Installation {
 impl Process {
     /// The CPU time that it has used so far, in microseconds.
     pub(super) fn cpu_us(&self) -> u64 {
-        cpu_us(self.child.id())
+        cpu::cpu_us(self.child.id())
     }
 
     /// The most memory that it has held, in MiB.
     pub(super) fn peak_memory_mib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) / 1024
+        cpu::peak_memory_mib(self.child.id())
     }
 
     /// Ends it as a supervisor does, and waits for its end.
@@ -176,13 +182,4 @@ impl Drop for Process {
         _ = self.child.kill();
         _ = self.child.wait();
     }
-}
-
-/// The CPU time of a process so far, in microseconds. Linux counts in hundredths of a second.
-pub(super) fn cpu_us(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold spaces.
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    (ticks(11) + ticks(12)) * 10_000
 }

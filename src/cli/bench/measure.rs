@@ -11,9 +11,11 @@ use reqwest::Client;
 use serde_json::Value;
 
 use super::{
-    Load, Mode, drain,
+    Load, Mode,
+    cpu::{Server, cpu_us},
+    drain,
     generator::{self, Answer, Plan, Send, Sent},
-    installation::{Installation, Process, cpu_us},
+    installation::{Installation, Process},
     summary::{Percentiles, Report},
 };
 use crate::{cli::Failure, job::Micros};
@@ -41,12 +43,19 @@ pub(super) async fn measure(installation: &Installation, mode: &Mode) -> Result<
 }
 
 /// The processes that are looked at, and what they had used before.
-pub(super) struct Looked<'a>(Vec<(&'a Process, u64)>, u64);
+pub(super) struct Looked<'a> {
+    processes: Vec<(&'a Process, u64)>,
+    servers: Vec<(&'a Server, u64)>,
+    generator: u64,
+}
 
 impl<'a> Looked<'a> {
-    pub(super) fn at(processes: &[&'a Process]) -> Self {
-        let own = cpu_us(std::process::id());
-        Self(processes.iter().map(|process| (*process, process.cpu_us())).collect(), own)
+    pub(super) fn at(installation: &'a Installation, processes: &[&'a Process]) -> Self {
+        Self {
+            generator: cpu_us(std::process::id()),
+            servers: installation.nearby.iter().map(|server| (server, server.cpu_us())).collect(),
+            processes: processes.iter().map(|process| (*process, process.cpu_us())).collect(),
+        }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -58,12 +67,16 @@ impl<'a> Looked<'a> {
         took: Duration,
     ) -> Result<Report, Failure> {
         let a_job = |used: u64| used as f64 / jobs.max(1) as f64;
-        let mut cpu = BTreeMap::from([("(this generator)".to_owned(), a_job(cpu_us(std::process::id()) - self.1))]);
+        let generator = a_job(cpu_us(std::process::id()) - self.generator);
+        let mut cpu = BTreeMap::from([("(this generator)".to_owned(), generator)]);
         let mut memory = BTreeMap::<_, u64>::new();
         // Several with the same roles are one.
-        for (process, before) in self.0 {
+        for (process, before) in self.processes {
             *cpu.entry(process.roles.to_owned()).or_default() += a_job(process.cpu_us() - before);
             *memory.entry(process.roles.to_owned()).or_default() += process.peak_memory_mib();
+        }
+        for (server, before) in self.servers {
+            cpu.insert(server.name.to_owned(), a_job(server.cpu_us() - before));
         }
         Ok(Report {
             mode,
@@ -111,7 +124,7 @@ async fn accept(installation: &Installation, load: &Load) -> Result<Report, Fail
     let body = Bytes::from(body);
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = load.rate.map(|rate| f64::from(rate) / batch as f64);
-    let looked = Looked::at(&[&process]);
+    let looked = Looked::at(installation, &[&process]);
     let plan = plan(&process, load, rate, move |_| Send { path, headers: Vec::new(), body: body.clone() });
     let Sent { latencies, refused, took, .. } = generator::send(plan, false).await?;
     let jobs = (latencies.len() * batch) as u64;
@@ -127,7 +140,7 @@ async fn latency(installation: &Installation, load: &Load) -> Result<Report, Fai
     for process in &all {
         ready(process).await?;
     }
-    let looked = Looked::at(&all);
+    let looked = Looked::at(installation, &all);
     let rate = load.rate.map_or(IDLE_RATE, f64::from);
     let plan =
         plan(&first, load, Some(rate), |_| Send { path: PROBE, headers: Vec::new(), body: Bytes::from_static(b"{}") });
@@ -161,7 +174,7 @@ async fn mixed(installation: &Installation, load: &Load) -> Result<Report, Failu
     for process in &all {
         ready(process).await?;
     }
-    let looked = Looked::at(&all);
+    let looked = Looked::at(installation, &all);
     let request = |number: u64| {
         let (headers, body): (Vec<_>, &'static [u8]) = match number % 10 {
             0 => (vec![("warren-delay", "1s".into())], b"{}"),

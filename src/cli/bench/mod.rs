@@ -1,5 +1,6 @@
 //! `warren bench`: measures an installation of its own, on the embedded engine or on the configured servers.
 
+mod cpu;
 mod drain;
 mod generator;
 mod installation;

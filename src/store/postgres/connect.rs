@@ -59,6 +59,11 @@ impl FromStr for PgUrl {
 }
 
 impl PgUrl {
+    /// Its host and port. `None` if it is a socket in a folder.
+    pub fn address(&self) -> Option<(&str, u16)> {
+        self.0.get_socket().is_none().then(|| (self.0.get_host(), self.0.get_port()))
+    }
+
     /// The same place, for work that may rightly take long.
     pub(super) fn without_timeouts(&self) -> Self {
         Self(self.0.clone().options([("statement_timeout", "0"), ("lock_timeout", "0"), ("enable_seqscan", "on")]))
