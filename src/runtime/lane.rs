@@ -152,7 +152,7 @@ impl Batch {
         let mut order: Vec<_> =
             batch.iter().enumerate().map(|(place, finished)| (finished.completion.envelope.id, place)).collect();
         order.sort_unstable();
-        // Each is moved once, to where it belongs: with many kinds they come in no order, and are too large to be swapped.
+        // Each is moved straight to where it belongs: with many kinds they come in no order, and are too large to be swapped.
         let mut places: Vec<_> = batch.into_iter().map(Some).collect();
         let mut completions: Vec<Completion> = Vec::with_capacity(places.len());
         let (mut held, mut copies) = (Vec::with_capacity(places.len()), Vec::new());

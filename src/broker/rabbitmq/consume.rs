@@ -271,7 +271,7 @@ impl Owner {
         // Made once: to begin and to end a wait for each thing that happens would be a lock on the runtime's clock each time.
         let mut looks = pin!(tokio::time::sleep_until(given_at + IDLE));
         let mut acknowledges = pin!(tokio::time::sleep_until(given_at));
-        let mut has_settled = false;
+        let mut is_waiting = false;
         loop {
             let consuming = consumer.is_some();
             let delivery = async {
@@ -296,18 +296,18 @@ impl Owner {
                     if window.makes_room(self.prefetch) {
                         acknowledge_beginning(&channel, &mut window);
                     }
-                    if window.has_settled() && !has_settled {
+                    if window.has_settled() && !is_waiting {
                         acknowledges.as_mut().reset(Instant::now() + SETTLED_WAITS);
                     }
-                    has_settled = window.has_settled();
+                    is_waiting = window.has_settled();
                 }
-                () = &mut acknowledges, if has_settled => {
+                () = &mut acknowledges, if is_waiting => {
                     acknowledge_beginning(&channel, &mut window);
                     for tag in window.take_left_behind() {
                         acknowledge(&channel, tag, false);
                     }
-                    has_settled = window.has_settled();
-                    if has_settled {
+                    is_waiting = window.has_settled();
+                    if is_waiting {
                         acknowledges.as_mut().reset(Instant::now() + SETTLED_WAITS);
                     }
                 }
@@ -361,6 +361,8 @@ impl Owner {
                     }
                     Some(Order::Resume) => {
                         self.stopped = false;
+                        // It was given nothing because it asked for nothing.
+                        given_at = Instant::now();
                         if consumer.is_none() {
                             match self.consume(&channel).await {
                                 Ok(new) => consumer = Some(new),

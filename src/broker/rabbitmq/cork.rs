@@ -255,6 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_of_deliveries_goes_with_the_thread_that_comes_by_or_with_its_socket() {
+        let cork = Cork::default();
+        let mut stream = CorkedStream::new(Anything::default(), cork.clone());
+        let give = || cork.spent().give(vec![Delivery::mock(1, "".into(), "".into(), false, Vec::new())]);
+        give();
+        assert_eq!(cork.spent().waiting(), 1);
+        assert!(Pin::new(&mut stream).poll_flush(&mut Context::from_waker(&noop_waker())).is_ready());
+        assert_eq!(cork.spent().waiting(), 0);
+        give();
+        assert_eq!(cork.spent().waiting(), 1);
+        drop(stream);
+        assert_eq!(cork.spent().waiting(), 0);
+        give();
+        assert_eq!(cork.spent().waiting(), 0, "nobody would come by");
+    }
+
+    #[test]
     fn what_was_read_wakes_its_readers_when_it_was_handed_out_and_the_thread_comes_by_for_that() {
         let cork = Cork::default();
         let mut task = Sleeping::on(cork.wakes());

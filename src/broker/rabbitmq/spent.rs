@@ -59,6 +59,12 @@ impl<T> Spent<T> {
         drop(bursts);
     }
 
+    /// How many bursts wait for that.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().bursts.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

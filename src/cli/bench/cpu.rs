@@ -53,13 +53,16 @@ impl Server {
         stats.filter(|stat| stat.comm == program).map(|stat| stat.pid).min().map(|pid| Self { name, pid })
     }
 
-    /// The CPU time so far of it and all its children, in microseconds.
+    /// The CPU time so far of it and all its children, in microseconds: about, since they begin and end meanwhile. Zero once it
+    /// is gone.
     pub(super) fn cpu_us(&self) -> u64 {
         let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
-        let mut open = Vec::new();
         for stat in all_processes().into_iter().flatten().flatten().filter_map(|process| process.stat().ok()) {
-            if stat.pid == self.pid { open.push(stat) } else { children.entry(stat.ppid).or_default().push(stat) }
+            children.entry(stat.ppid).or_default().push(stat);
         }
+        // After its children: one that ends meanwhile is not left out.
+        let mut open: Vec<_> =
+            self.pid.try_into().ok().and_then(process).and_then(|own| own.stat().ok()).into_iter().collect();
         let mut ticks = 0;
         while let Some(stat) = open.pop() {
             // With the children that have ended.
@@ -99,6 +102,16 @@ mod tests {
         assert_eq!(find(&own_name(), "127.0.0.1"), None, "nobody listens any more");
     }
 
+    /// One that would run for ever.
+    struct Child(String);
+
+    impl Drop for Child {
+        fn drop(&mut self) {
+            let killed = Command::new("kill").arg(&self.0).status();
+            assert!(killed.is_ok_and(|status| status.success()));
+        }
+    }
+
     #[test]
     fn what_children_use_counts_while_they_run_and_when_they_have_ended() {
         let script = "sh -c 'while :; do :; done' & echo $!; wait $!; echo over; read -r end";
@@ -109,7 +122,7 @@ mod tests {
             .spawn()
             .expect("a process");
         let mut said = BufReader::new(parent.stdout.take().expect("its output")).lines().map_while(Result::ok);
-        let child = said.next().expect("the child");
+        let child = Child(said.next().expect("the child"));
         let server = Server { name: "it", pid: parent.id().cast_signed() };
         let began = Instant::now();
         // Ten ticks.
@@ -117,7 +130,7 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(20), "the child has used nothing");
         }
         assert!(cpu_us(parent.id()) < 100_000, "it does nothing itself");
-        assert!(Command::new("kill").arg(&child).status().is_ok_and(|status| status.success()));
+        drop(child);
         assert_eq!(said.next().as_deref(), Some("over"));
         assert!(server.cpu_us() >= 100_000);
         drop(parent.stdin.take());

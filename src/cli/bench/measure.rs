@@ -52,9 +52,10 @@ pub(super) struct Looked<'a> {
 impl<'a> Looked<'a> {
     pub(super) fn at(installation: &'a Installation, processes: &[&'a Process]) -> Self {
         Self {
-            generator: cpu_us(std::process::id()),
-            servers: installation.nearby.iter().map(|server| (server, server.cpu_us())).collect(),
+            // First: they work on while the others are looked at.
             processes: processes.iter().map(|process| (*process, process.cpu_us())).collect(),
+            servers: installation.nearby.iter().map(|server| (server, server.cpu_us())).collect(),
+            generator: cpu_us(std::process::id()),
         }
     }
 
@@ -76,7 +77,7 @@ impl<'a> Looked<'a> {
             *memory.entry(process.roles.to_owned()).or_default() += process.peak_memory_mib();
         }
         for (server, before) in self.servers {
-            cpu.insert(server.name.to_owned(), a_job(server.cpu_us() - before));
+            cpu.insert(server.name.to_owned(), a_job(server.cpu_us().saturating_sub(before)));
         }
         Ok(Report {
             mode,
