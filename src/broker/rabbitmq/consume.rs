@@ -271,7 +271,6 @@ impl Owner {
         // Made once: to begin and to end a wait for each thing that happens would be a lock on the runtime's clock each time.
         let mut looks = pin!(tokio::time::sleep_until(given_at + IDLE));
         let mut acknowledges = pin!(tokio::time::sleep_until(given_at));
-        let mut is_waiting = false;
         loop {
             let consuming = consumer.is_some();
             let delivery = async {
@@ -292,22 +291,21 @@ impl Owner {
                     None => return End::Lost("the broker cancelled the consumer".into()),
                 },
                 () = inbox.wake.notified() => {
+                    let had_settled = window.has_settled();
                     self.note_settled(&mut window);
                     if window.makes_room(self.prefetch) {
                         acknowledge_beginning(&channel, &mut window);
                     }
-                    if window.has_settled() && !is_waiting {
+                    if window.has_settled() && !had_settled {
                         acknowledges.as_mut().reset(Instant::now() + SETTLED_WAITS);
                     }
-                    is_waiting = window.has_settled();
                 }
-                () = &mut acknowledges, if is_waiting => {
+                () = &mut acknowledges, if window.has_settled() => {
                     acknowledge_beginning(&channel, &mut window);
                     for tag in window.take_left_behind() {
                         acknowledge(&channel, tag, false);
                     }
-                    is_waiting = window.has_settled();
-                    if is_waiting {
+                    if window.has_settled() {
                         acknowledges.as_mut().reset(Instant::now() + SETTLED_WAITS);
                     }
                 }
